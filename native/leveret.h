@@ -1,0 +1,207 @@
+/*
+ * leveret.h - the C shim under the VMM: file descriptors, threads, the KVM_RUN
+ * loop, guest memory, virtqueues and device data paths. It has no policy: the
+ * memory map, boot parameters, ACPI, CPUID and the device list are decided by
+ * TypeScript (agent/vmm), which writes guest memory through a mapping.
+ *
+ * Contract of every function: returns >= 0, or -errno. Nothing prints, exits
+ * or aborts. Argument structs begin with their own size (set by the caller to
+ * sizeof) so that the ABI can grow; a smaller or larger size is -EINVAL. No
+ * pointer passed in is kept after return. Functions that take a vm are called
+ * from one thread (the JS main thread) unless said otherwise.
+ *
+ * Life: lv_vm_create -> lv_vm_region / lv_vm_map_file -> devices -> vCPU state
+ * -> lv_vm_start -> lv_vm_next_event ... -> lv_vm_stop -> lv_vm_destroy.
+ */
+#ifndef LEVERET_H
+#define LEVERET_H
+
+#include <stdint.h>
+
+#define LV_ABI_VERSION 1u
+#define LV_MAX_VCPUS 32u
+#define LV_MAX_DEVICES 16u
+#define LV_MAX_REGIONS 4u
+
+struct lv_vm;
+
+uint32_t lv_abi_version(void);
+
+/* Opens /dev/kvm and checks API version 12 and the capabilities needed.
+ * 0, or -ENOENT/-EACCES/-ENODEV (no usable KVM), -ENOTSUP (a capability lacks;
+ * its number is written to *missing when not NULL). */
+int lv_kvm_probe(uint32_t *missing);
+
+struct lv_vm_config {
+	uint32_t size;
+	uint32_t vcpus;	       /* 1..LV_MAX_VCPUS */
+	uint64_t memory_bytes; /* multiple of 4096, 1 MiB .. 64 GiB */
+	uint64_t low_limit;    /* RAM below this gpa is region 0 (3 GiB) */
+	uint64_t high_base;    /* the rest starts here (4 GiB) */
+	uint32_t flags;	       /* LV_VM_* */
+	uint32_t reserved;
+};
+#define LV_VM_PIT 1u /* create the in-kernel PIT; ACPI guests need none */
+
+/* Creates the VM, irqchip, memory (memfd, MAP_SHARED, NORESERVE) and vCPUs. */
+int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out);
+/* Stops threads if needed, closes and frees everything. NULL is fine. */
+void lv_vm_destroy(struct lv_vm *vm);
+
+struct lv_region {
+	uint64_t gpa;
+	uint64_t hva; /* address in this process */
+	uint64_t len;
+};
+/* -ENOENT past the last region. */
+int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out);
+
+/* Maps file pages copy-on-write over guest RAM: MAP_PRIVATE | MAP_FIXED.
+ * gpa, offset and len are multiples of 4096; all inside one region and inside
+ * the file, else -EINVAL. The caller zeroes or copies the unaligned rest. */
+int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
+    uint64_t offset);
+
+/* vCPU state. The buffers are the kernel's own structs (linux/kvm.h), checked
+ * against the exact size: kvm_regs, kvm_sregs, kvm_fpu, kvm_lapic_state. */
+enum lv_vcpu_state {
+	LV_STATE_REGS = 0,
+	LV_STATE_SREGS = 1,
+	LV_STATE_FPU = 2,
+	LV_STATE_LAPIC = 3,
+};
+int lv_vcpu_get(struct lv_vm *vm, uint32_t vcpu, uint32_t what, void *buf,
+    uint64_t len);
+int lv_vcpu_set(struct lv_vm *vm, uint32_t vcpu, uint32_t what,
+    const void *buf, uint64_t len);
+/* entries = kvm_cpuid_entry2[capacity], 40 bytes each; returns the count. */
+int lv_cpuid_supported(struct lv_vm *vm, void *entries, uint32_t capacity);
+int lv_vcpu_set_cpuid(struct lv_vm *vm, uint32_t vcpu, const void *entries,
+    uint32_t count);
+/* entries = kvm_msr_entry[count], 16 bytes each; all are written or -EIO. */
+int lv_vcpu_set_msrs(struct lv_vm *vm, uint32_t vcpu, const void *entries,
+    uint32_t count);
+
+/* 16550A at a port base, byte wide, output appended to out_fd (a pipe or file,
+ * written non-blocking; what does not fit is dropped and counted). */
+struct lv_serial_config {
+	uint32_t size;
+	uint16_t port; /* 0x3f8 */
+	uint16_t reserved;
+	uint32_t gsi; /* 4 */
+	int32_t out_fd;	     /* dup'ed by the shim; -1 = discard */
+	uint64_t out_limit; /* bytes ever written to out_fd; 0 = no limit */
+};
+int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config);
+
+/* Power control port (ACPI sleep/reset registers): a write of power_off or
+ * reset becomes LV_EVENT_POWER_OFF / LV_EVENT_RESET. Also decoded without
+ * being asked for: port 0x64 <- 0xfe = reset (i8042). */
+struct lv_power_config {
+	uint32_t size;
+	uint16_t port;	   /* 0x600 */
+	uint8_t power_off; /* 0x34 */
+	uint8_t reset;	   /* 1 */
+};
+int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config);
+
+/* A one-byte debug port (0xf4): each write becomes LV_EVENT_DEBUG with the
+ * value and the monotonic time. Test guests end with it. */
+int lv_debug_add(struct lv_vm *vm, uint16_t port);
+
+/* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
+ * RAM; gsi an edge interrupt. Device ids: 2 blk, 4 rng, 19 vsock. */
+struct lv_blk_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+	int32_t fd;	/* dup'ed; regular file or block device */
+	uint32_t flags; /* LV_BLK_* */
+	uint64_t bytes; /* capacity; a tail under 512 bytes is not exposed */
+	char id[20];	/* GET_ID, NUL padded */
+	uint32_t reserved;
+};
+#define LV_BLK_READ_ONLY 1u
+int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config);
+
+struct lv_rng_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+};
+int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config);
+
+/* vsock with Firecracker's unix socket mapping: a guest connection to host
+ * (CID 2) port P connects to "<path>_P"; a host process that connects to
+ * <path> and writes "CONNECT <port>\n" gets "OK <host port>\n" and a stream to
+ * the guest's port. */
+struct lv_vsock_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+	uint64_t guest_cid; /* >= 3 */
+	char path[104];	    /* NUL terminated */
+};
+int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
+
+/* Starts the I/O thread and the vCPU threads. Once only. */
+int lv_vm_start(struct lv_vm *vm);
+/* Kicks the vCPUs out of the guest, stops and joins all threads. Idempotent. */
+int lv_vm_stop(struct lv_vm *vm);
+
+/* A non-blocking eventfd that becomes readable when events wait. It belongs to
+ * the vm; TypeScript reads it with Bun.file(fd).stream(). */
+int lv_vm_event_fd(struct lv_vm *vm);
+
+enum lv_event_kind {
+	LV_EVENT_NONE = 0,
+	LV_EVENT_POWER_OFF = 1,
+	LV_EVENT_RESET = 2,	   /* reset register, i8042 or triple fault */
+	LV_EVENT_DEBUG = 3,	   /* value = the byte written */
+	LV_EVENT_VCPU_FAILED = 4,  /* detail = KVM exit reason, value = suberror
+				      or hardware reason, errno in error */
+	LV_EVENT_DEVICE_FAILED = 5, /* device = index by order of creation, detail
+				       = enum lv_device_fault */
+	LV_EVENT_HOST_FAILED = 6,   /* error = errno of a host call */
+};
+
+enum lv_device_fault {
+	LV_FAULT_NONE = 0,
+	LV_FAULT_RING_ADDRESS = 1, /* ring outside RAM or unaligned */
+	LV_FAULT_AVAIL_INDEX = 2,  /* avail.idx jumped by more than the size */
+	LV_FAULT_HEAD_INDEX = 3,   /* head >= queue size */
+	LV_FAULT_NEXT_INDEX = 4,   /* next >= queue size */
+	LV_FAULT_CHAIN_LENGTH = 5, /* loop, or longer than the queue */
+	LV_FAULT_DESC_ADDRESS = 6, /* buffer outside RAM */
+	LV_FAULT_DESC_FLAGS = 7,   /* nested or not negotiated INDIRECT */
+	LV_FAULT_INDIRECT_TABLE = 8, /* length not a multiple of 16, or 0 */
+};
+
+struct lv_event {
+	uint32_t kind;
+	uint32_t vcpu;
+	uint32_t device;
+	uint32_t detail;
+	uint64_t value;
+	int32_t error;
+	uint32_t reserved;
+	uint64_t time_ns; /* CLOCK_MONOTONIC */
+	uint8_t bytes[16]; /* instruction bytes of a failed emulation */
+};
+/* 1 and *out filled, 0 when none waits. At most 64 are kept; the first fatal
+ * one is never dropped. */
+int lv_vm_next_event(struct lv_vm *vm, struct lv_event *out);
+
+/* Counters, all monotonic. */
+struct lv_vcpu_stats {
+	uint64_t exits_pio, exits_mmio, exits_intr, exits_other;
+};
+int lv_vcpu_stats(struct lv_vm *vm, uint32_t vcpu, struct lv_vcpu_stats *out);
+struct lv_device_stats {
+	uint64_t notifies, interrupts, requests, bytes_in, bytes_out, malformed,
+	    dropped, errors;
+};
+int lv_device_stats(struct lv_vm *vm, uint32_t device,
+    struct lv_device_stats *out);
+
+#endif

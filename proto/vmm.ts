@@ -1,0 +1,113 @@
+/**
+ * The contract between the agent's supervisor and a VMM process, and nothing
+ * else: this file imports no runtime code, because every MiB is paid per machine.
+ *
+ * A machine's directory (`<agent dir>/machines/<machine id>/`):
+ *   spec.json            VmmSpec, written by the supervisor before the spawn
+ *   status.json          VmmStatus, replaced atomically by the VMM at each change,
+ *                        before the change is announced; the last word on how a run
+ *                        ended, whoever was alive to hear it
+ *   control.sock         the VMM listens: newline-delimited JSON, see below
+ *   vsock.sock(_PORT)    vsock mapping; the VMM listens on vsock.sock_1024 for init
+ *   output.log(.1)       the process's output, lib/output-log.ts; outlives runs
+ *   console.log          what the guest kernel said (serial), bounded, per run
+ *   vmm.log              standard error of the VMM; its last line is VmmLastError
+ *   scratch.ext4         writable disk under the root overlay
+ */
+import type { Reason } from "./errors.ts";
+
+export type VmmSpec = {
+  version: 1;
+  machineId: string;
+  incarnation: number;
+  cpus: number;
+  memoryMib: number;
+  kernelPath: string;
+  /** null = no initrd */
+  initrdPath: string | null;
+  /** Appended to the VMM's own command line. */
+  kernelArgs: string;
+  /** In order: the first is /dev/vda. The rootfs squashfs, then the scratch disk. */
+  disks: { path: string; readOnly: boolean; id: string }[];
+  process: GuestProcess;
+  hostname: string;
+  outputLimitBytes: number;
+  /** From the start of the VMM process to the first frame of init. */
+  initTimeoutMs: number;
+};
+
+export type GuestProcess = {
+  argv: string[];
+  /** "KEY=value" */
+  env: string[];
+  cwd: string;
+  /** As in the OCI config: "", "user", "uid", "user:group", "uid:gid"; resolved in the guest. */
+  user: string;
+  /** Sent by "stop" when it names no signal. */
+  stopSignal: number;
+};
+
+/**
+ * booting → running → ended, or booting → ended. "stopping" is running after a
+ * stop was asked for. "ended" is final: the process leaves within a second.
+ */
+export type VmmPhase = "booting" | "running" | "stopping" | "ended";
+
+export type VmmStatus = {
+  machineId: string;
+  incarnation: number;
+  pid: number;
+  /** Field 22 of /proc/<pid>/stat; with pid it names the process for good. */
+  pidStartTime: number;
+  phase: VmmPhase;
+  /** VMM process start → first frame of init, microseconds. */
+  bootUs?: number;
+  startedAtMs?: number;
+  endedAtMs?: number;
+  /** Set when the image's process ran and ended; 128 + signal when killed. */
+  exitCode?: number;
+  exitSignal?: number;
+  /** Set when the machine ended without its process having ended by itself. */
+  reason?: Reason;
+  message?: string;
+};
+
+/** Requests: one JSON object a line; replies carry the same id. */
+export type VmmRequest =
+  | { id: number; action: "status" }
+  /** Sends a signal to the image's process (0 = its stopSignal), kills the machine after timeoutMs. */
+  | { id: number; action: "stop"; signal: number; timeoutMs: number }
+  | { id: number; action: "kill" }
+  | { id: number; action: "signal"; signal: number };
+
+export type VmmReply =
+  { id: number; ok: true } | { id: number; ok: false; reason: Reason; message: string };
+
+/** Pushed to every client: at once after it connects, then at each change. */
+export type VmmPush = { status: VmmStatus };
+
+/** Exit codes of the VMM process. Everything but `ended` leaves a VmmLastError line. */
+export const VMM_EXIT = {
+  ended: 0,
+  usage: 64,
+  specInvalid: 65,
+  kernelInvalid: 66,
+  kvmMissing: 67,
+  noCapacity: 68,
+  guestFault: 69,
+  guestInitTimeout: 70,
+  vmmFault: 71,
+} as const;
+
+export type VmmLastError = { reason: Reason; message: string };
+
+export const VMM_FILES = {
+  spec: "spec.json",
+  status: "status.json",
+  control: "control.sock",
+  vsock: "vsock.sock",
+  output: "output.log",
+  console: "console.log",
+  log: "vmm.log",
+  scratch: "scratch.ext4",
+} as const;

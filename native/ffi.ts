@@ -1,0 +1,454 @@
+/**
+ * The only door to libleveret.so (native/leveret.h is its contract) and the only
+ * importer of bun:ffi.
+ *
+ * Threads: everything here is called on the JS main thread. C threads never call
+ * back; they leave events in a ring and make `eventFd` readable.
+ * Memory: `regions` are windows of the guest's RAM, made once. Guest and C threads
+ * write there at any time: read ring indices and flags with Atomics only. After
+ * `destroy` the windows point at nothing and touching one kills the process.
+ * Numbers, never bigints, outside: nothing here is larger than 2^53.
+ */
+import { dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
+import { existsSync } from "node:fs";
+import { constants } from "node:os";
+import { join } from "node:path";
+import * as abi from "./abi.gen.ts";
+
+/** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
+const WINDOW_MAX_BYTES = 2 ** 31;
+const CPUID_MAX_ENTRIES = 256;
+
+const SYMBOLS = {
+  lv_abi_version: { args: [], returns: "u32" },
+  lv_kvm_probe: { args: ["ptr"], returns: "i32" },
+  lv_vm_create: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_vm_destroy: { args: ["ptr"], returns: "void" },
+  lv_vm_region: { args: ["ptr", "u32", "ptr"], returns: "i32" },
+  lv_vm_map_file: { args: ["ptr", "u64", "u64", "i32", "u64"], returns: "i32" },
+  lv_vcpu_get: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
+  lv_vcpu_set: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
+  lv_cpuid_supported: { args: ["ptr", "ptr", "u32"], returns: "i32" },
+  lv_vcpu_set_cpuid: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
+  lv_vcpu_set_msrs: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
+  lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_power_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_debug_add: { args: ["ptr", "u16"], returns: "i32" },
+  lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_vm_start: { args: ["ptr"], returns: "i32" },
+  lv_vm_stop: { args: ["ptr"], returns: "i32" },
+  lv_vm_event_fd: { args: ["ptr"], returns: "i32" },
+  lv_vm_next_event: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_vcpu_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
+  lv_device_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
+} as const;
+
+/** The loaded library's functions, each as in leveret.h. */
+export type Shim = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
+
+/** A call of the shim failed; `errno` is positive, as in errno.h. */
+export class ShimError extends Error {
+  override readonly name = "ShimError";
+  readonly call: string;
+  readonly errno: number;
+  readonly code: string;
+
+  constructor(call: string, errno: number, detail = "") {
+    const code = errnoName(errno);
+    super(`${call}: ${code} (${errno})${detail === "" ? "" : `: ${detail}`}`);
+    this.call = call;
+    this.errno = errno;
+    this.code = code;
+  }
+}
+
+function errnoName(errno: number): string {
+  for (const [name, value] of Object.entries(constants.errno)) if (value === errno) return name;
+  return "errno";
+}
+
+/** Throws ShimError for a negative result, else returns it. */
+function check(call: string, result: number): number {
+  if (result < 0) throw new ShimError(call, -result);
+  return result;
+}
+
+/**
+ * Loads the shim, by default native/out/libleveret.so. Throws an Error that says
+ * how to build it when the file is missing or of another ABI version.
+ */
+export function openShim(path = join(import.meta.dir, "out/libleveret.so")): Shim {
+  if (!existsSync(path)) {
+    throw new Error(`Cannot load ${path}: no such file; run "bun run build" to make it`);
+  }
+  const shim = dlopen(path, SYMBOLS).symbols;
+  const version = shim.lv_abi_version();
+  if (version !== abi.ABI_VERSION) {
+    throw new Error(
+      `Cannot use ${path}: its ABI is version ${version}, not ${abi.ABI_VERSION}; run "bun run build"`,
+    );
+  }
+  return shim;
+}
+
+export type VmConfig = {
+  vcpus: number;
+  memoryBytes: number;
+  /** RAM up to this gpa is region 0; the rest starts at highBase. */
+  lowLimit: number;
+  highBase: number;
+  /** Create the in-kernel PIT; guests with ACPI need none. */
+  pit: boolean;
+};
+
+/** A window of guest RAM, at most 2 GiB long; together they cover all of it, in order of gpa. */
+export type Region = { gpa: number; len: number; view: ArrayBuffer };
+
+export type VcpuState = keyof typeof abi.VCPU_STATE;
+
+export type SerialConfig = {
+  port: number;
+  gsi: number;
+  /** Duplicated by the shim; -1 discards the output. */
+  outFd: number;
+  /** Bytes ever written to outFd; 0 = no limit. */
+  outLimit: number;
+};
+export type PowerConfig = { port: number; powerOff: number; reset: number };
+export type BlkConfig = {
+  base: number;
+  gsi: number;
+  /** Duplicated by the shim. */
+  fd: number;
+  readOnly: boolean;
+  bytes: number;
+  /** GET_ID: at most 20 bytes of ASCII. */
+  id: string;
+};
+export type RngConfig = { base: number; gsi: number };
+/** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
+export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
+
+export type VmEventKind =
+  "power_off" | "reset" | "debug" | "vcpu_failed" | "device_failed" | "host_failed";
+
+/** What each field means for a kind: enum lv_event_kind in leveret.h. */
+export type VmEvent = {
+  kind: VmEventKind;
+  vcpu: number;
+  device: number;
+  detail: number;
+  value: number;
+  /** errno or 0. */
+  error: number;
+  /** CLOCK_MONOTONIC. */
+  timeNs: number;
+  /** 16 instruction bytes of a failed emulation, else zeros. */
+  bytes: Uint8Array;
+};
+
+export type VcpuStats = {
+  exitsPio: number;
+  exitsMmio: number;
+  exitsIntr: number;
+  exitsOther: number;
+};
+export type DeviceStats = {
+  notifies: number;
+  interrupts: number;
+  requests: number;
+  bytesIn: number;
+  bytesOut: number;
+  malformed: number;
+  dropped: number;
+  errors: number;
+};
+
+const EVENT_KINDS: ReadonlyMap<number, VmEventKind> = new Map<number, VmEventKind>([
+  [abi.EVENT_KIND.powerOff, "power_off"],
+  [abi.EVENT_KIND.reset, "reset"],
+  [abi.EVENT_KIND.debug, "debug"],
+  [abi.EVENT_KIND.vcpuFailed, "vcpu_failed"],
+  [abi.EVENT_KIND.deviceFailed, "device_failed"],
+  [abi.EVENT_KIND.hostFailed, "host_failed"],
+]);
+
+/** An argument struct whose first field is its own size. */
+function struct(bytes: number): DataView<ArrayBuffer> {
+  const view = new DataView(new ArrayBuffer(bytes));
+  view.setUint32(0, bytes, true);
+  return view;
+}
+
+function asBytes(view: DataView<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(view.buffer);
+}
+
+function setU64(view: DataView, offset: number, value: number): void {
+  if (!Number.isSafeInteger(value) || value < 0)
+    throw new RangeError(`Not an unsigned integer: ${value}`);
+  view.setBigUint64(offset, BigInt(value), true);
+}
+
+function getU64(view: DataView, offset: number): number {
+  return Number(view.getBigUint64(offset, true));
+}
+
+/** Text into a fixed array of `capacity` bytes; `reserve` of them must stay zero. */
+function setText(
+  view: DataView<ArrayBuffer>,
+  offset: number,
+  capacity: number,
+  reserve: number,
+  text: string,
+): void {
+  const encoded = new TextEncoder().encode(text);
+  if (encoded.length > capacity - reserve || encoded.includes(0)) {
+    throw new RangeError(`"${text}" must be at most ${capacity - reserve} bytes without a NUL`);
+  }
+  asBytes(view).set(encoded, offset);
+}
+
+function readRegions(shim: Shim, handle: Pointer): Region[] {
+  const regions: Region[] = [];
+  const out = new DataView(new ArrayBuffer(abi.REGION.bytes));
+  for (let index = 0; index < abi.MAX_REGIONS; index++) {
+    const result = shim.lv_vm_region(handle, index, asBytes(out));
+    if (result === -constants.errno.ENOENT) break;
+    check("lv_vm_region", result);
+    const gpa = getU64(out, abi.REGION.gpa);
+    const hva = getU64(out, abi.REGION.hva);
+    const end = getU64(out, abi.REGION.len);
+    for (let start = 0; start < end; start += WINDOW_MAX_BYTES) {
+      const len = Math.min(WINDOW_MAX_BYTES, end - start);
+      regions.push({ gpa: gpa + start, len, view: toArrayBuffer(asPointer(hva + start), 0, len) });
+    }
+  }
+  return regions;
+}
+
+function asPointer(address: number): Pointer {
+  // Pointers are branded numbers in bun:ffi and there is no constructor for them.
+  return address as Pointer;
+}
+
+/**
+ * One virtual machine: create, fill `regions`, add devices, set vCPU state, start,
+ * take events, stop, destroy. Every method may throw ShimError.
+ */
+export class Vm {
+  readonly regions: readonly Region[];
+  /** Non-blocking eventfd, readable when events wait; closed by `destroy`. */
+  readonly eventFd: number;
+  readonly #shim: Shim;
+  #handle: Pointer | null;
+
+  private constructor(shim: Shim, handle: Pointer) {
+    this.#shim = shim;
+    this.#handle = handle;
+    this.regions = readRegions(shim, handle);
+    this.eventFd = check("lv_vm_event_fd", shim.lv_vm_event_fd(handle));
+  }
+
+  /** Throws ShimError ENOENT, EACCES or ENODEV without a usable KVM, ENOTSUP without a capability. */
+  static probe(shim: Shim = openShim()): void {
+    const missing = new Uint32Array(1);
+    const result = shim.lv_kvm_probe(missing);
+    if (result === -constants.errno.ENOTSUP) {
+      throw new ShimError("lv_kvm_probe", -result, `KVM lacks capability ${missing[0] ?? 0}`);
+    }
+    check("lv_kvm_probe", result);
+  }
+
+  static create(config: VmConfig, shim: Shim = openShim()): Vm {
+    const at = abi.VM_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.vcpus, config.vcpus, true);
+    setU64(view, at.memoryBytes, config.memoryBytes);
+    setU64(view, at.lowLimit, config.lowLimit);
+    setU64(view, at.highBase, config.highBase);
+    view.setUint32(at.flags, config.pit ? abi.VM_PIT : 0, true);
+    const out = new BigUint64Array(1);
+    check("lv_vm_create", shim.lv_vm_create(asBytes(view), out));
+    return new Vm(shim, asPointer(Number(out[0])));
+  }
+
+  get #vm(): Pointer {
+    if (this.#handle === null) throw new Error("The VM was destroyed");
+    return this.#handle;
+  }
+
+  /** File pages over guest RAM, copy-on-write; gpa, len and offset are multiples of 4096. */
+  mapFile(gpa: number, len: number, fd: number, offset: number): void {
+    check("lv_vm_map_file", this.#shim.lv_vm_map_file(this.#vm, gpa, len, fd, offset));
+  }
+
+  /** kvm_cpuid_entry2[n], 40 bytes each. */
+  supportedCpuid(): Uint8Array<ArrayBuffer> {
+    const entries = new Uint8Array(CPUID_MAX_ENTRIES * abi.CPUID_ENTRY_BYTES);
+    const count = check(
+      "lv_cpuid_supported",
+      this.#shim.lv_cpuid_supported(this.#vm, entries, CPUID_MAX_ENTRIES),
+    );
+    return entries.slice(0, count * abi.CPUID_ENTRY_BYTES);
+  }
+
+  setCpuid(vcpu: number, entries: Uint8Array): void {
+    const count = entryCount(entries, abi.CPUID_ENTRY_BYTES);
+    check("lv_vcpu_set_cpuid", this.#shim.lv_vcpu_set_cpuid(this.#vm, vcpu, entries, count));
+  }
+
+  /** kvm_msr_entry[n], 16 bytes each; all are written or it throws EIO. */
+  setMsrs(vcpu: number, entries: Uint8Array): void {
+    const count = entryCount(entries, abi.MSR_ENTRY_BYTES);
+    check("lv_vcpu_set_msrs", this.#shim.lv_vcpu_set_msrs(this.#vm, vcpu, entries, count));
+  }
+
+  /** The kernel's own struct: kvm_regs, kvm_sregs, kvm_fpu or kvm_lapic_state. */
+  getState(vcpu: number, what: VcpuState): Uint8Array<ArrayBuffer> {
+    const state = abi.VCPU_STATE[what];
+    const bytes = new Uint8Array(state.bytes);
+    check(
+      "lv_vcpu_get",
+      this.#shim.lv_vcpu_get(this.#vm, vcpu, state.what, bytes, bytes.byteLength),
+    );
+    return bytes;
+  }
+
+  setState(vcpu: number, what: VcpuState, bytes: Uint8Array): void {
+    const state = abi.VCPU_STATE[what];
+    check(
+      "lv_vcpu_set",
+      this.#shim.lv_vcpu_set(this.#vm, vcpu, state.what, bytes, bytes.byteLength),
+    );
+  }
+
+  addSerial(config: SerialConfig): void {
+    const at = abi.SERIAL_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint16(at.port, config.port, true);
+    view.setUint32(at.gsi, config.gsi, true);
+    view.setInt32(at.outFd, config.outFd, true);
+    setU64(view, at.outLimit, config.outLimit);
+    check("lv_serial_add", this.#shim.lv_serial_add(this.#vm, asBytes(view)));
+  }
+
+  addPower(config: PowerConfig): void {
+    const at = abi.POWER_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint16(at.port, config.port, true);
+    view.setUint8(at.powerOff, config.powerOff);
+    view.setUint8(at.reset, config.reset);
+    check("lv_power_add", this.#shim.lv_power_add(this.#vm, asBytes(view)));
+  }
+
+  addDebug(port: number): void {
+    check("lv_debug_add", this.#shim.lv_debug_add(this.#vm, port));
+  }
+
+  /** Returns the device's index, as in events and `deviceStats`; so do addRng and addVsock. */
+  addBlk(config: BlkConfig): number {
+    const at = abi.BLK_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    view.setInt32(at.fd, config.fd, true);
+    view.setUint32(at.flags, config.readOnly ? abi.BLK_READ_ONLY : 0, true);
+    setU64(view, at.capacity, config.bytes);
+    setText(view, at.id, abi.BLK_ID_BYTES, 0, config.id);
+    return check("lv_blk_add", this.#shim.lv_blk_add(this.#vm, asBytes(view)));
+  }
+
+  addRng(config: RngConfig): number {
+    const at = abi.RNG_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    return check("lv_rng_add", this.#shim.lv_rng_add(this.#vm, asBytes(view)));
+  }
+
+  addVsock(config: VsockConfig): number {
+    const at = abi.VSOCK_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    setU64(view, at.guestCid, config.guestCid);
+    setText(view, at.path, abi.VSOCK_PATH_BYTES, 1, config.path);
+    return check("lv_vsock_add", this.#shim.lv_vsock_add(this.#vm, asBytes(view)));
+  }
+
+  start(): void {
+    check("lv_vm_start", this.#shim.lv_vm_start(this.#vm));
+  }
+
+  /** Joins all threads; safe to repeat. */
+  stop(): void {
+    check("lv_vm_stop", this.#shim.lv_vm_stop(this.#vm));
+  }
+
+  /** The oldest event that waits, or null. Call until null after each wake-up of `eventFd`. */
+  nextEvent(): VmEvent | null {
+    const at = abi.EVENT;
+    const view = new DataView(new ArrayBuffer(at.bytes));
+    if (check("lv_vm_next_event", this.#shim.lv_vm_next_event(this.#vm, asBytes(view))) === 0) {
+      return null;
+    }
+    const number = view.getUint32(at.kind, true);
+    const kind = EVENT_KINDS.get(number);
+    if (kind === undefined) throw new Error(`The shim sent an event of unknown kind ${number}`);
+    return {
+      kind,
+      vcpu: view.getUint32(at.vcpu, true),
+      device: view.getUint32(at.device, true),
+      detail: view.getUint32(at.detail, true),
+      value: getU64(view, at.value),
+      error: view.getInt32(at.error, true),
+      timeNs: getU64(view, at.timeNs),
+      bytes: asBytes(view).slice(at.code, at.code + abi.EVENT_CODE_BYTES),
+    };
+  }
+
+  vcpuStats(vcpu: number): VcpuStats {
+    const at = abi.VCPU_STATS;
+    const view = new DataView(new ArrayBuffer(at.bytes));
+    check("lv_vcpu_stats", this.#shim.lv_vcpu_stats(this.#vm, vcpu, asBytes(view)));
+    return {
+      exitsPio: getU64(view, at.exitsPio),
+      exitsMmio: getU64(view, at.exitsMmio),
+      exitsIntr: getU64(view, at.exitsIntr),
+      exitsOther: getU64(view, at.exitsOther),
+    };
+  }
+
+  deviceStats(device: number): DeviceStats {
+    const at = abi.DEVICE_STATS;
+    const view = new DataView(new ArrayBuffer(at.bytes));
+    check("lv_device_stats", this.#shim.lv_device_stats(this.#vm, device, asBytes(view)));
+    return {
+      notifies: getU64(view, at.notifies),
+      interrupts: getU64(view, at.interrupts),
+      requests: getU64(view, at.requests),
+      bytesIn: getU64(view, at.bytesIn),
+      bytesOut: getU64(view, at.bytesOut),
+      malformed: getU64(view, at.malformed),
+      dropped: getU64(view, at.dropped),
+      errors: getU64(view, at.errors),
+    };
+  }
+
+  /** Stops, closes and frees everything; no view of `regions` may be touched afterwards. */
+  destroy(): void {
+    if (this.#handle === null) return;
+    this.#shim.lv_vm_destroy(this.#handle);
+    this.#handle = null;
+  }
+}
+
+function entryCount(entries: Uint8Array, size: number): number {
+  if (entries.byteLength % size !== 0) {
+    throw new RangeError(`${entries.byteLength} bytes are not a multiple of ${size}`);
+  }
+  return entries.byteLength / size;
+}

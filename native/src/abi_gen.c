@@ -1,0 +1,165 @@
+/*
+ * abi_gen.c - prints native/abi.gen.ts: sizes, offsets and numbers of leveret.h
+ * as this compiler lays them out. A build tool; not part of the library.
+ */
+#include <ctype.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <linux/kvm.h>
+
+#include "../leveret.h"
+
+/* snake_case -> camelCase, as the TypeScript side spells fields. */
+static void print_camel(const char *name)
+{
+	for (const char *c = name; *c != '\0'; c++) {
+		if (*c == '_' && c[1] != '\0')
+			(void)putchar(toupper((unsigned char)*++c));
+		else
+			(void)putchar(*c);
+	}
+}
+
+static void print_field(const char *name, size_t offset)
+{
+	(void)printf("  ");
+	print_camel(name);
+	(void)printf(": %zu,\n", offset);
+}
+
+#define OPEN(constant, type)                                                   \
+	(void)printf("export const %s = {\n  bytes: %zu,\n", constant,         \
+	    sizeof(struct type))
+#define FIELD(type, field) print_field(#field, offsetof(struct type, field))
+#define CLOSE() (void)printf("} as const;\n")
+#define NUMBER(name, value)                                                    \
+	(void)printf("export const %s = %llu;\n", name,                        \
+	    (unsigned long long)(value))
+
+static void print_configs(void)
+{
+	OPEN("VM_CONFIG", lv_vm_config);
+	FIELD(lv_vm_config, size);
+	FIELD(lv_vm_config, vcpus);
+	FIELD(lv_vm_config, memory_bytes);
+	FIELD(lv_vm_config, low_limit);
+	FIELD(lv_vm_config, high_base);
+	FIELD(lv_vm_config, flags);
+	CLOSE();
+	OPEN("REGION", lv_region);
+	FIELD(lv_region, gpa);
+	FIELD(lv_region, hva);
+	FIELD(lv_region, len);
+	CLOSE();
+	OPEN("SERIAL_CONFIG", lv_serial_config);
+	FIELD(lv_serial_config, size);
+	FIELD(lv_serial_config, port);
+	FIELD(lv_serial_config, gsi);
+	FIELD(lv_serial_config, out_fd);
+	FIELD(lv_serial_config, out_limit);
+	CLOSE();
+	OPEN("POWER_CONFIG", lv_power_config);
+	FIELD(lv_power_config, size);
+	FIELD(lv_power_config, port);
+	FIELD(lv_power_config, power_off);
+	FIELD(lv_power_config, reset);
+	CLOSE();
+}
+
+static void print_devices(void)
+{
+	OPEN("BLK_CONFIG", lv_blk_config);
+	FIELD(lv_blk_config, size);
+	FIELD(lv_blk_config, gsi);
+	FIELD(lv_blk_config, base);
+	FIELD(lv_blk_config, fd);
+	FIELD(lv_blk_config, flags);
+	/* "bytes" is taken by the struct's own size. */
+	(void)printf("  capacity: %zu,\n", offsetof(struct lv_blk_config, bytes));
+	FIELD(lv_blk_config, id);
+	CLOSE();
+	NUMBER("BLK_ID_BYTES", sizeof(((struct lv_blk_config *)0)->id));
+	OPEN("RNG_CONFIG", lv_rng_config);
+	FIELD(lv_rng_config, size);
+	FIELD(lv_rng_config, gsi);
+	FIELD(lv_rng_config, base);
+	CLOSE();
+	OPEN("VSOCK_CONFIG", lv_vsock_config);
+	FIELD(lv_vsock_config, size);
+	FIELD(lv_vsock_config, gsi);
+	FIELD(lv_vsock_config, base);
+	FIELD(lv_vsock_config, guest_cid);
+	FIELD(lv_vsock_config, path);
+	CLOSE();
+	NUMBER("VSOCK_PATH_BYTES", sizeof(((struct lv_vsock_config *)0)->path));
+}
+
+static void print_results(void)
+{
+	OPEN("EVENT", lv_event);
+	FIELD(lv_event, kind);
+	FIELD(lv_event, vcpu);
+	FIELD(lv_event, device);
+	FIELD(lv_event, detail);
+	FIELD(lv_event, value);
+	FIELD(lv_event, error);
+	FIELD(lv_event, time_ns);
+	(void)printf("  code: %zu,\n", offsetof(struct lv_event, bytes));
+	CLOSE();
+	NUMBER("EVENT_CODE_BYTES", sizeof(((struct lv_event *)0)->bytes));
+	OPEN("VCPU_STATS", lv_vcpu_stats);
+	FIELD(lv_vcpu_stats, exits_pio);
+	FIELD(lv_vcpu_stats, exits_mmio);
+	FIELD(lv_vcpu_stats, exits_intr);
+	FIELD(lv_vcpu_stats, exits_other);
+	CLOSE();
+	OPEN("DEVICE_STATS", lv_device_stats);
+	FIELD(lv_device_stats, notifies);
+	FIELD(lv_device_stats, interrupts);
+	FIELD(lv_device_stats, requests);
+	FIELD(lv_device_stats, bytes_in);
+	FIELD(lv_device_stats, bytes_out);
+	FIELD(lv_device_stats, malformed);
+	FIELD(lv_device_stats, dropped);
+	FIELD(lv_device_stats, errors);
+	CLOSE();
+}
+
+static void print_numbers(void)
+{
+	NUMBER("ABI_VERSION", LV_ABI_VERSION);
+	NUMBER("MAX_VCPUS", LV_MAX_VCPUS);
+	NUMBER("MAX_DEVICES", LV_MAX_DEVICES);
+	NUMBER("MAX_REGIONS", LV_MAX_REGIONS);
+	NUMBER("VM_PIT", LV_VM_PIT);
+	NUMBER("BLK_READ_ONLY", LV_BLK_READ_ONLY);
+	(void)printf("export const VCPU_STATE = {\n");
+	(void)printf("  regs: { what: %d, bytes: %zu },\n", LV_STATE_REGS,
+	    sizeof(struct kvm_regs));
+	(void)printf("  sregs: { what: %d, bytes: %zu },\n", LV_STATE_SREGS,
+	    sizeof(struct kvm_sregs));
+	(void)printf("  fpu: { what: %d, bytes: %zu },\n", LV_STATE_FPU,
+	    sizeof(struct kvm_fpu));
+	(void)printf("  lapic: { what: %d, bytes: %zu },\n} as const;\n",
+	    LV_STATE_LAPIC, sizeof(struct kvm_lapic_state));
+	NUMBER("CPUID_ENTRY_BYTES", sizeof(struct kvm_cpuid_entry2));
+	NUMBER("MSR_ENTRY_BYTES", sizeof(struct kvm_msr_entry));
+	(void)printf("export const EVENT_KIND = {\n  powerOff: %d,\n"
+		     "  reset: %d,\n  debug: %d,\n  vcpuFailed: %d,\n"
+		     "  deviceFailed: %d,\n  hostFailed: %d,\n} as const;\n",
+	    LV_EVENT_POWER_OFF, LV_EVENT_RESET, LV_EVENT_DEBUG,
+	    LV_EVENT_VCPU_FAILED, LV_EVENT_DEVICE_FAILED, LV_EVENT_HOST_FAILED);
+}
+
+int main(void)
+{
+	(void)printf("/**\n * Printed by native/src/abi_gen.c from leveret.h; made "
+		     "by `bun native/build.ts --abi`.\n"
+		     " * Offsets and sizes in bytes.\n */\n");
+	print_numbers();
+	print_configs();
+	print_devices();
+	print_results();
+	return fflush(stdout) == 0 ? 0 : 1;
+}

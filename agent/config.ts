@@ -1,0 +1,137 @@
+/**
+ * The agent's environment, checked once at start. Every error names the variable
+ * and the value. docs/architecture.md has the table.
+ */
+import { statfsSync } from "node:fs";
+import { availableParallelism, homedir, hostname, totalmem } from "node:os";
+import { dirname, isAbsolute, join, resolve } from "node:path";
+import { LvError } from "../proto/errors.ts";
+
+export type Capacity = { cpus: number; memoryMib: number; diskMib: number };
+
+export type AgentConfig = {
+  /** host:port of the control plane's AgentLink. */
+  controlPlaneAddr: string;
+  insecureLink: boolean;
+  dir: string;
+  cacheDir: string;
+  hostName: string;
+  labels: Record<string, string>;
+  capacity: Capacity;
+  /** null = the newest package under cacheDir/kernels, looked up at each start. */
+  kernelPath: string | null;
+  initrdPath: string | null;
+  kernelDirs: string[];
+  /** Appended to every machine's kernel command line. */
+  kernelArgs: string;
+  kvmKind: "direct" | "lab";
+  /** As written; the image pipeline parses them. */
+  registryMirrors: string;
+  registryInsecure: string;
+  logLevel: string;
+};
+
+export type Environment = Record<string, string | undefined>;
+
+const MIB = 2 ** 20;
+const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
+
+function invalid(name: string, value: string, wanted: string): LvError {
+  return new LvError("CONFIG_INVALID", `${name}="${value.slice(0, 200)}": expected ${wanted}`);
+}
+
+function text(env: Environment, name: string, fallback: string): string {
+  const value = env[name];
+  return value === undefined || value === "" ? fallback : value;
+}
+
+function absolute(env: Environment, name: string): string | null {
+  const value = text(env, name, "");
+  if (value === "") return null;
+  if (!isAbsolute(value)) throw invalid(name, value, "an absolute path");
+  return resolve(value);
+}
+
+function integer(env: Environment, name: string, fallback: () => number): number {
+  const value = text(env, name, "");
+  if (value === "") return Math.max(1, Math.floor(fallback()));
+  const number = Number(value);
+  if (!Number.isSafeInteger(number) || number < 1) throw invalid(name, value, "a positive integer");
+  return number;
+}
+
+function address(env: Environment): string {
+  const name = "CONTROL_PLANE_GRPC_ADDR";
+  const value = text(env, name, "127.0.0.1:8090");
+  const port = /^(?:\[[0-9a-fA-F:.]+\]|[^\s:/[\]]+):(\d{1,5})$/.exec(value)?.[1];
+  if (port === undefined || Number(port) < 1 || Number(port) > 65_535)
+    throw invalid(name, value, "host:port");
+  return value;
+}
+
+function labels(env: Environment): Record<string, string> {
+  const name = "LEVERET_HOST_LABELS";
+  const value = text(env, name, "");
+  const found: Record<string, string> = {};
+  for (const pair of value === "" ? [] : value.split(",")) {
+    const at = pair.indexOf("=");
+    if (at < 1) throw invalid(name, value, "key=value,key=value");
+    found[pair.slice(0, at).trim()] = pair.slice(at + 1).trim();
+  }
+  return found;
+}
+
+function flag(env: Environment, name: string): boolean {
+  const value = text(env, name, "0");
+  if (value !== "0" && value !== "1") throw invalid(name, value, "0 or 1");
+  return value === "1";
+}
+
+function freeDiskMib(dir: string): number {
+  for (let at = dir; ; at = dirname(at)) {
+    try {
+      const fs = statfsSync(at);
+      return (fs.bavail * fs.bsize) / MIB;
+    } catch (error) {
+      // Not there yet: the nearest parent that is there has the same disk.
+      if (at === dirname(at)) throw error;
+    }
+  }
+}
+
+/** Throws CONFIG_INVALID. */
+export function loadAgentConfig(env: Environment): AgentConfig {
+  const dir = absolute(env, "LEVERET_AGENT_DIR") ?? "/var/lib/leveret/agent";
+  const cacheDir = absolute(env, "LEVERET_CACHE_DIR") ?? join(homedir(), ".cache", "leveret");
+  const kernelDirs = text(env, "LEVERET_KERNEL_DIRS", join(cacheDir, "kernels")).split(":");
+  for (const kernelDir of kernelDirs)
+    if (!isAbsolute(kernelDir))
+      throw invalid("LEVERET_KERNEL_DIRS", kernelDirs.join(":"), "absolute paths with ':' between");
+  const kvmKind = text(env, "LEVERET_KVM_KIND", "direct");
+  if (kvmKind !== "direct" && kvmKind !== "lab")
+    throw invalid("LEVERET_KVM_KIND", kvmKind, '"direct" or "lab"');
+  const logLevel = text(env, "LEVERET_LOG_LEVEL", "info");
+  if (!LOG_LEVELS.includes(logLevel))
+    throw invalid("LEVERET_LOG_LEVEL", logLevel, LOG_LEVELS.join(", "));
+  return {
+    controlPlaneAddr: address(env),
+    insecureLink: flag(env, "LEVERET_INSECURE_LINK"),
+    dir,
+    cacheDir,
+    hostName: text(env, "LEVERET_HOST_NAME", hostname()),
+    labels: labels(env),
+    capacity: {
+      cpus: integer(env, "LEVERET_CPUS", availableParallelism),
+      memoryMib: integer(env, "LEVERET_MEMORY_MIB", () => totalmem() / MIB - 512),
+      diskMib: integer(env, "LEVERET_DISK_MIB", () => freeDiskMib(dir) - 1024),
+    },
+    kernelPath: absolute(env, "LEVERET_KERNEL"),
+    initrdPath: absolute(env, "LEVERET_INITRD"),
+    kernelDirs,
+    kernelArgs: text(env, "LEVERET_KERNEL_ARGS", ""),
+    kvmKind,
+    registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
+    registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
+    logLevel,
+  };
+}

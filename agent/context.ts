@@ -1,0 +1,15 @@
+/** Everything the agent's parts share. Each part can be replaced by a test's. */
+import type { Clock } from "../lib/clock.ts";
+import type { Log } from "../lib/log.ts";
+import type { HostId } from "../proto/ids.ts";
+import type { AgentConfig } from "./config.ts";
+import type { Fleet } from "./runtime/fleet.ts";
+
+export type AgentContext = {
+  config: AgentConfig;
+  clock: Clock;
+  log: Log;
+  hostId: HostId;
+  version: string;
+  fleet: Fleet;
+};

@@ -1,0 +1,89 @@
+/**
+ * OpenSession: dials Attach on a connection of its own and serves what was asked
+ * for. A session lives as long as the control stream that asked; a slow reader holds
+ * up nobody else. Sessions are bounded in number.
+ */
+import { create } from "@bufbuild/protobuf";
+import { LvError } from "../../../proto/errors.ts";
+import {
+  type OpenSession,
+  type SessionFrame,
+  SessionFrameSchema,
+} from "../../../proto/gen/leveret/v1/agent_pb.js";
+import type { AgentContext } from "../../context.ts";
+import { logFrames } from "../log-session.ts";
+import { dial } from "../transport.ts";
+
+const MAX_SESSIONS = 256;
+
+const frameOf = (frame: SessionFrame["frame"]): SessionFrame =>
+  create(SessionFrameSchema, { frame });
+
+export class SessionRunner {
+  readonly #context: AgentContext;
+  #open = 0;
+
+  constructor(context: AgentContext) {
+    this.#context = context;
+  }
+
+  /** Returns at once. */
+  open(request: OpenSession, epoch: bigint, signal: AbortSignal): void {
+    void this.#run(request, epoch, signal).catch((error: unknown) => {
+      if (signal.aborted) return;
+      const { reason, message } = LvError.from(error);
+      this.#context.log.warn(
+        { sessionId: request.sessionId, reason, detail: message },
+        "session broke",
+      );
+    });
+  }
+
+  async #run(request: OpenSession, epoch: bigint, outer: AbortSignal): Promise<void> {
+    using link = dial(this.#context.config);
+    const controller = new AbortController();
+    const signal = AbortSignal.any([outer, controller.signal]);
+    this.#open += 1;
+    try {
+      const frames = this.#frames(request, epoch, signal);
+      // The hub says nothing on a log session; its end or its failure ends ours.
+      for await (const _ of link.client.attach(frames, { signal })) continue;
+    } finally {
+      this.#open -= 1;
+      controller.abort();
+    }
+  }
+
+  async *#frames(
+    request: OpenSession,
+    epoch: bigint,
+    signal: AbortSignal,
+  ): AsyncGenerator<SessionFrame> {
+    const { hostId, fleet } = this.#context;
+    const { sessionId, machineId, kind } = request;
+    yield frameOf({
+      case: "open",
+      value: { $typeName: "leveret.v1.SessionOpen", sessionId, hostId, epoch },
+    });
+    let failure: LvError | null = null;
+    try {
+      if (this.#open > MAX_SESSIONS)
+        throw new LvError("LIMIT_EXCEEDED", `This host serves ${MAX_SESSIONS} sessions already`);
+      if (kind.case === undefined)
+        throw new LvError("UNIMPLEMENTED", "This agent does not know that kind of session");
+      for await (const chunk of logFrames(fleet, machineId, kind.value, signal))
+        yield frameOf({ case: "log", value: chunk });
+    } catch (error) {
+      if (signal.aborted) return;
+      failure = LvError.from(error);
+      if (failure.reason === "INTERNAL")
+        this.#context.log.error({ err: error, machineId, sessionId }, "session failed");
+    }
+    const errorReason = failure?.reason ?? "";
+    const errorMessage = failure?.message ?? "";
+    yield frameOf({
+      case: "end",
+      value: { $typeName: "leveret.v1.SessionEnd", errorReason, errorMessage },
+    });
+  }
+}

@@ -1,0 +1,154 @@
+/**
+ * One control stream, from Hello to its end.
+ *
+ *   Hello ─► Welcome ─► { Op → Ack … Result → ResultAck | OpenSession | Goodbye }
+ *
+ * The read side never waits for work: an op is journalled, acknowledged and queued;
+ * a session runs beside the stream. Downward frames carry the epoch; one that is
+ * smaller than the largest seen comes from a control plane that was replaced, and is
+ * refused. Results that were not acknowledged are sent again after every Welcome.
+ */
+import { create } from "@bufbuild/protobuf";
+import { abortReason } from "../../lib/clock.ts";
+import { LvError } from "../../proto/errors.ts";
+import {
+  AckSchema,
+  type Goodbye,
+  type HubFrame,
+  type Op,
+  ResultSchema,
+  type Welcome,
+} from "../../proto/gen/leveret/v1/agent_pb.js";
+import type { AgentContext } from "../context.ts";
+import { SessionRunner } from "./handlers/open-session.ts";
+import { heartbeat, hello } from "./hello.ts";
+import { Outbox } from "./outbox.ts";
+import { dial } from "./transport.ts";
+
+/** Shared by all streams of an agent. */
+export type LinkState = { epoch: bigint };
+
+export type StreamEnd = { welcomed: boolean; goodbye: Goodbye | null };
+
+export class ControlSession {
+  readonly #context: AgentContext;
+  readonly #state: LinkState;
+  readonly #controller = new AbortController();
+  readonly #outbox: Outbox;
+  readonly #sessions: SessionRunner;
+  #welcomed = false;
+  #goodbye: Goodbye | null = null;
+
+  constructor(context: AgentContext, state: LinkState) {
+    this.#context = context;
+    this.#state = state;
+    this.#sessions = new SessionRunner(context);
+    this.#outbox = new Outbox(() => {
+      context.log.warn("the control stream does not take frames: giving it up");
+      this.#controller.abort(new LvError("LINK_LOST", "The control stream is stuck"));
+    });
+  }
+
+  get welcomed(): boolean {
+    return this.#welcomed;
+  }
+
+  /** Returns when the stream has ended; rejects when it broke or the signal fired. */
+  async run(signal: AbortSignal): Promise<StreamEnd> {
+    using link = dial(this.#context.config);
+    const ends = AbortSignal.any([signal, this.#controller.signal]);
+    const { fleet } = this.#context;
+    const unlisten = fleet.listen((event) => this.#outbox.push(event));
+    this.#outbox.push({ case: "hello", value: hello(this.#context) });
+    try {
+      for await (const frame of link.client.connect(this.#outbox, { signal: ends })) {
+        this.#receive(frame, ends);
+        if (this.#goodbye !== null) break;
+      }
+      return { welcomed: this.#welcomed, goodbye: this.#goodbye };
+    } catch (error) {
+      if (ends.aborted) throw abortReason(ends);
+      throw error;
+    } finally {
+      unlisten();
+      this.#outbox.close();
+      // Leaving the loop does not cancel the call, and its sessions end with it.
+      this.#controller.abort(new LvError("LINK_LOST", "The control stream has ended"));
+    }
+  }
+
+  #receive(hub: HubFrame, ends: AbortSignal): void {
+    const { frame, epoch } = hub;
+    const { log, fleet } = this.#context;
+    if (epoch < this.#state.epoch) {
+      log.warn({ epoch, newest: this.#state.epoch, frame: frame.case }, "refused a stale frame");
+      if (frame.case === "welcome")
+        throw new LvError("LINK_LOST", "The control plane's epoch went backwards: stale or reset");
+      return;
+    }
+    this.#state.epoch = epoch;
+    switch (frame.case) {
+      case "welcome":
+        return this.#welcome(frame.value, ends);
+      case "op":
+        return this.#op(frame.value);
+      case "resultAck":
+        return fleet.acknowledge(frame.value.opId);
+      case "openSession":
+        return this.#sessions.open(frame.value, epoch, ends);
+      case "goodbye":
+        this.#goodbye = frame.value;
+        return;
+      case undefined:
+        log.warn("the control plane sent a frame this agent does not know");
+        return;
+      default: {
+        const rest: never = frame;
+        return rest;
+      }
+    }
+  }
+
+  #welcome(welcome: Welcome, ends: AbortSignal): void {
+    const { fleet, log, config } = this.#context;
+    if (this.#welcomed) return;
+    this.#welcomed = true;
+    log.info(
+      { addr: config.controlPlaneAddr, epoch: this.#state.epoch, replica: welcome.replicaId },
+      "connected to the control plane",
+    );
+    for (const value of fleet.unackedResults()) this.#outbox.push({ case: "result", value });
+    this.#beat(Math.max(welcome.heartbeatIntervalMs, 100), ends);
+  }
+
+  #beat(intervalMs: number, ends: AbortSignal): void {
+    let sequence = 0n;
+    const timer = setInterval(() => {
+      sequence += 1n;
+      this.#outbox.push({ case: "heartbeat", value: heartbeat(this.#context, sequence) });
+    }, intervalMs);
+    ends.addEventListener("abort", () => clearInterval(timer), { once: true });
+  }
+
+  #op(op: Op): void {
+    const { fleet, log } = this.#context;
+    try {
+      const { journalled, result } = fleet.receive(op);
+      if (!journalled) return;
+      this.#outbox.push({ case: "ack", value: create(AckSchema, { opId: op.opId }) });
+      if (result !== null) this.#outbox.push({ case: "result", value: result });
+    } catch (error) {
+      // Not journalled: no Ack, but an answer, so that it is not sent for ever.
+      const { reason, message } = LvError.from(error);
+      log.error({ err: error, opId: op.opId }, "refused an operation");
+      const { opId, machineId } = op;
+      const value = create(ResultSchema, {
+        opId,
+        machineId,
+        errorReason: reason,
+        errorMessage: message,
+      });
+      this.#outbox.push({ case: "result", value });
+    }
+  }
+}

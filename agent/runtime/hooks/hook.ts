@@ -1,0 +1,24 @@
+/**
+ * A step of putting a machine together. `down` undoes what `up` of the same context
+ * did, as far as it got; it is safe twice and safe when `up` never ran. What an
+ * earlier run of the machine left (its scratch disk, its output) is not its business.
+ */
+import type { RunRequest } from "../driver.ts";
+import type { VmmProcess } from "../supervise.ts";
+
+export type HookContext = {
+  readonly request: RunRequest;
+  /** The machine's directory. */
+  readonly dir: string;
+  readonly signal: AbortSignal;
+  /** What this start made, so that `down` removes no more than that. */
+  madeDirectory: boolean;
+  madeScratch: boolean;
+  run: VmmProcess | null;
+};
+
+export interface Hook {
+  readonly name: string;
+  up(context: HookContext): Promise<void>;
+  down(context: HookContext): Promise<void>;
+}

@@ -1,0 +1,188 @@
+/**
+ * What the agent must remember across its own death, in SQLite (WAL, synchronous
+ * FULL: a write that returned survives power loss).
+ *
+ *   ops       journalled → done (result kept) → acked (kept for deduplication,
+ *             the oldest beyond KEPT_OPS are dropped)
+ *   machines  the newest MachineStatus and the spec; a destroyed machine whose
+ *             result was acknowledged is `forgotten`: out of the inventory, but its
+ *             generation still refuses late ops
+ *
+ * An op is written before it is acknowledged or acted upon; a status before it is
+ * sent. A crash between two writes leaves an op "journalled", and it is run again.
+ */
+import { Database } from "bun:sqlite";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import {
+  type MachineSpec,
+  MachineSpecSchema,
+  type MachineStatus,
+  MachineStatusSchema,
+  type Op,
+  OpSchema,
+  type Result,
+  ResultSchema,
+} from "../../proto/gen/leveret/v1/agent_pb.js";
+import { HostId } from "../../proto/ids.ts";
+import { LvError } from "../../proto/errors.ts";
+
+const KEPT_OPS = 4_096;
+const KEPT_TOMBSTONES = 65_536;
+const VERSION = 1;
+
+const SCHEMA = `
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS ops (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  machine_id TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('journalled', 'done', 'acked')),
+  op BLOB NOT NULL,
+  result BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS ops_by_state ON ops (state, number);
+CREATE TABLE IF NOT EXISTS machines (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  status BLOB NOT NULL,
+  spec BLOB,
+  forgotten INTEGER NOT NULL DEFAULT 0
+) STRICT;
+`;
+
+export type JournalMachine = {
+  status: MachineStatus;
+  spec: MachineSpec | null;
+  forgotten: boolean;
+};
+export type JournalOp = { state: "journalled" | "done" | "acked"; result: Result | null };
+
+type OpRow = { state: JournalOp["state"]; op: Uint8Array; result: Uint8Array | null };
+type MachineRow = { status: Uint8Array; spec: Uint8Array | null; forgotten: number };
+
+export class Journal implements Disposable {
+  readonly #db: Database;
+
+  /** ":memory:" for tests. Throws CONFIG_INVALID for a journal of another version. */
+  constructor(path: string) {
+    this.#db = new Database(path, { create: true, strict: true });
+    this.#db.run("PRAGMA journal_mode = WAL");
+    this.#db.run("PRAGMA synchronous = FULL");
+    this.#db.run(SCHEMA);
+    const version = this.getMeta("version");
+    if (version === null) this.setMeta("version", String(VERSION));
+    else if (version !== String(VERSION))
+      throw new LvError(
+        "CONFIG_INVALID",
+        `${path} was written by another version of Leveret (journal ${version}, expected ${VERSION})`,
+      );
+  }
+
+  getMeta(key: string): string | null {
+    const row = this.#db
+      .query<{ value: string }, [string]>("SELECT value FROM meta WHERE key = ?")
+      .get(key);
+    return row?.value ?? null;
+  }
+
+  setMeta(key: string, value: string): void {
+    this.#db
+      .query("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2")
+      .run(key, value);
+  }
+
+  /** Created once; names this host for good. */
+  hostId(): HostId {
+    const known = this.getMeta("host_id");
+    if (known !== null) return HostId.parse(known);
+    const made = HostId.create();
+    this.setMeta("host_id", made);
+    return made;
+  }
+
+  /** Null when the op was never journalled. */
+  findOp(id: string): JournalOp | null {
+    const row = this.#db.query<OpRow, [string]>("SELECT * FROM ops WHERE id = ?").get(id);
+    if (row === null) return null;
+    return {
+      state: row.state,
+      result: row.result === null ? null : fromBinary(ResultSchema, row.result),
+    };
+  }
+
+  addOp(op: Op): void {
+    this.#db
+      .query("INSERT INTO ops (id, machine_id, state, op) VALUES (?, ?, 'journalled', ?)")
+      .run(op.opId, op.machineId, toBinary(OpSchema, op));
+  }
+
+  finishOp(result: Result): void {
+    this.#db
+      .query("UPDATE ops SET state = 'done', result = ?2 WHERE id = ?1 AND state = 'journalled'")
+      .run(result.opId, toBinary(ResultSchema, result));
+  }
+
+  /** The result has been stored by the control plane. Safe twice. */
+  acknowledge(opId: string): void {
+    this.#db.query("UPDATE ops SET state = 'acked' WHERE id = ? AND state = 'done'").run(opId);
+    this.#db
+      .query(
+        `DELETE FROM ops WHERE state = 'acked' AND number <=
+           (SELECT max(number) FROM ops) - ${KEPT_OPS}`,
+      )
+      .run();
+  }
+
+  /** Ops that were accepted and never finished, in the order of arrival. */
+  unfinishedOps(): Op[] {
+    return this.#db
+      .query<OpRow, []>("SELECT * FROM ops WHERE state = 'journalled' ORDER BY number")
+      .all()
+      .map((row) => fromBinary(OpSchema, row.op));
+  }
+
+  unackedResults(): Result[] {
+    return this.#db
+      .query<OpRow, []>("SELECT * FROM ops WHERE state = 'done' ORDER BY number")
+      .all()
+      .flatMap((row) => (row.result === null ? [] : [fromBinary(ResultSchema, row.result)]));
+  }
+
+  saveMachine(status: MachineStatus, spec: MachineSpec | null): void {
+    this.#db
+      .query(
+        `INSERT INTO machines (id, status, spec) VALUES (?1, ?2, ?3)
+         ON CONFLICT (id) DO UPDATE SET status = ?2, spec = ?3`,
+      )
+      .run(
+        status.machineId,
+        toBinary(MachineStatusSchema, status),
+        spec === null ? null : toBinary(MachineSpecSchema, spec),
+      );
+  }
+
+  forgetMachine(id: string): void {
+    this.#db.query("UPDATE machines SET forgotten = 1 WHERE id = ?").run(id);
+    this.#db
+      .query(
+        `DELETE FROM machines WHERE forgotten = 1 AND number <=
+           (SELECT max(number) FROM machines) - ${KEPT_TOMBSTONES}`,
+      )
+      .run();
+  }
+
+  machines(): JournalMachine[] {
+    return this.#db
+      .query<MachineRow, []>("SELECT * FROM machines ORDER BY number")
+      .all()
+      .map((row) => ({
+        status: fromBinary(MachineStatusSchema, row.status),
+        spec: row.spec === null ? null : fromBinary(MachineSpecSchema, row.spec),
+        forgotten: row.forgotten === 1,
+      }));
+  }
+
+  [Symbol.dispose](): void {
+    this.#db.close();
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * Puts an agent together and runs it until it is disposed of. Disposing leaves the
+ * machines running: it stops taking ops, drops the stream, ends image builds and
+ * closes the journal, in that order.
+ */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import packageJson from "../package.json" with { type: "json" };
+import { type Clock, systemClock } from "../lib/clock.ts";
+import { createLog, type Log } from "../lib/log.ts";
+import { LvError } from "../proto/errors.ts";
+import type { HostId } from "../proto/ids.ts";
+import { type AgentConfig, loadAgentConfig } from "./config.ts";
+import type { AgentContext } from "./context.ts";
+import { ImageStore } from "./images/builder.ts";
+import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
+import type { Images } from "./images/types.ts";
+import { findKernelPackage } from "./kernel/package.ts";
+import { runLink } from "./link/client.ts";
+import type { Driver } from "./runtime/driver.ts";
+import { Fleet } from "./runtime/fleet.ts";
+import { Journal } from "./runtime/journal.ts";
+import { HostKernels, type Kernels } from "./runtime/kernels.ts";
+import { KvmDriver } from "./runtime/kvm-driver.ts";
+import { lockDirectory } from "./runtime/lock.ts";
+
+export type AgentOverrides = {
+  config?: Partial<AgentConfig>;
+  clock?: Clock;
+  log?: Log;
+  driver?: Driver;
+  images?: Images;
+  kernels?: Kernels;
+};
+
+export type Agent = AsyncDisposable & {
+  hostId: HostId;
+  fleet: Fleet;
+  /** Resolves when the agent was disposed of; rejects when the control plane refused the host. */
+  finished: Promise<void>;
+};
+
+/** Throws CONFIG_INVALID; machines that run already are adopted before it returns. */
+export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent> {
+  const config = { ...loadAgentConfig(process.env), ...overrides.config };
+  const clock = overrides.clock ?? systemClock;
+  const log = overrides.log ?? createLog("agent", config.logLevel);
+  if (!config.insecureLink)
+    throw new LvError(
+      "CONFIG_INVALID",
+      "mTLS is not available in this version: set LEVERET_INSECURE_LINK=1 on a link that nobody else can reach",
+    );
+  const machinesDir = join(config.dir, "machines");
+  mkdirSync(machinesDir, { recursive: true, mode: 0o700 });
+  // Undone in reverse order, when a later step fails as well.
+  await using cleanup = new AsyncDisposableStack();
+  cleanup.use(lockDirectory(config.dir));
+  const journal = cleanup.use(new Journal(join(config.dir, "journal.sqlite")));
+  const images = overrides.images ?? makeImages(config, clock, log);
+  cleanup.defer(() => images.close());
+  const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });
+  const kernels =
+    overrides.kernels ?? new HostKernels(config, () => findKernelPackage(config.cacheDir));
+  const { capacity } = config;
+  const fleet = new Fleet({ journal, images, driver, kernels, clock, log, capacity });
+  cleanup.defer(() => fleet.close());
+  await fleet.recover();
+  const hostId = journal.hostId();
+  const context: AgentContext = { config, clock, log, hostId, fleet, version: packageJson.version };
+  const leaving = new AbortController();
+  const finished = runLink(context, leaving.signal);
+  // Whoever awaits `finished` hears of a refusal; without a handler it would end the process.
+  finished.catch(() => undefined);
+  cleanup.defer(async () => {
+    leaving.abort(new DOMException("The agent is leaving", "AbortError"));
+    await finished.catch(() => undefined);
+  });
+  log.info({ hostId, dir: config.dir, addr: config.controlPlaneAddr }, "agent is up");
+  const owned = cleanup.move();
+  return { hostId, fleet, finished, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {
+  return new ImageStore({
+    dir: join(config.dir, "images"),
+    config: {
+      mirrors: parseMirrors(config.registryMirrors),
+      insecure: parseInsecure(config.registryInsecure),
+    },
+    log,
+    clock,
+  });
+}

@@ -1,0 +1,280 @@
+/**
+ * From a reference to a finished image; runs in the worker (worker.ts) but knows nothing of it.
+ *
+ *   resolve: tag → manifest of linux/amd64        per call
+ *   build:   pull → flatten → squashfs → cache    one at a time per manifest digest
+ *
+ * A build has its own deadline and the builder's lifetime; callers only watch it. Callers that
+ * ask for the same digest under several names share one build.
+ */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { Clock } from "../../lib/clock.ts";
+import { LIMITS } from "../../lib/limits.ts";
+import { LvError } from "../../proto/errors.ts";
+import { BlobStore, type BlobSource } from "./blobs.ts";
+import { ByteReader } from "./byte-reader.ts";
+import { ImageCache } from "./cache.ts";
+import { emitSquashfs } from "./emit.ts";
+import { Flattener } from "./flatten.ts";
+import { readLayer } from "./layer.ts";
+import {
+  choosePlatform,
+  parseConfig,
+  parseDocument,
+  type CheckedConfig,
+  type Descriptor,
+  type Manifest,
+} from "./manifest.ts";
+import { formatReference, parseReference, type Reference } from "./reference.ts";
+import { RegistryClient } from "./registry.ts";
+import { walkTar } from "./tar.ts";
+import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
+
+const PARALLEL_BLOBS = 3;
+/** An index may name an index; deeper nesting is nobody's image. */
+const INDEX_DEPTH = 3;
+
+type Watch = (progress: ImageProgress) => void;
+type Note = (message: string, fields: Record<string, unknown>) => void;
+type Resolved = { reference: Reference; image: string; digest: string; manifest: Manifest };
+type Flight = { promise: Promise<BuiltImage>; watchers: Set<Watch>; last: ImageProgress };
+
+export class ImageBuilder {
+  readonly #dir: string;
+  readonly #blobs: BlobStore;
+  readonly #cache: ImageCache;
+  readonly #registry: RegistryClient;
+  readonly #note: Note;
+  readonly #lifetime = new AbortController();
+  readonly #flights = new Map<string, Flight>();
+  #ready: Promise<void> | null = null;
+  constructor(dir: string, config: RegistryConfig, clock: Clock, note: Note) {
+    this.#dir = dir;
+    this.#blobs = new BlobStore(join(dir, "blobs"), clock);
+    this.#cache = new ImageCache(dir);
+    this.#registry = new RegistryClient(config, clock);
+    this.#note = note;
+  }
+
+  /** As Images.ensure, but without a way to stop waiting. */
+  async ensure(text: string, watch: Watch): Promise<BuiltImage> {
+    this.#ready ??= this.#prepare();
+    await this.#ready;
+    const reference = parseReference(text);
+    watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
+    const resolved = await this.#resolve(reference);
+    const cached = await this.#cache.find(resolved.digest);
+    if (cached !== null) return cached;
+    const running = this.#flights.get(resolved.digest) ?? this.#start(resolved);
+    running.watchers.add(watch);
+    watch(running.last);
+    try {
+      return await running.promise;
+    } finally {
+      running.watchers.delete(watch);
+    }
+  }
+
+  /** Ends all builds and waits until they have cleaned up. */
+  async close(): Promise<void> {
+    this.#lifetime.abort(new LvError("SHUTTING_DOWN", "The image store is closing"));
+    await Promise.allSettled([...this.#flights.values()].map(({ promise }) => promise));
+  }
+
+  async #prepare(): Promise<void> {
+    await mkdir(this.#dir, { recursive: true });
+    await this.#cache.clean();
+  }
+
+  #start(resolved: Resolved): Flight {
+    const { layers } = resolved.manifest;
+    const flight: Flight = {
+      promise: Promise.reject(new Error("not started")),
+      watchers: new Set(),
+      last: { phase: "pulling", bytesDone: 0, bytesTotal: sizeOf(layers), layers: layers.length },
+    };
+    flight.promise.catch(() => undefined); // the placeholder above is replaced at once
+    const report = (progress: Omit<ImageProgress, "layers">): void => {
+      flight.last = { ...progress, layers: layers.length };
+      for (const watch of flight.watchers) watch(flight.last);
+    };
+    flight.promise = this.#build(resolved, report).finally(() =>
+      this.#flights.delete(resolved.digest),
+    );
+    this.#flights.set(resolved.digest, flight);
+    return flight;
+  }
+
+  async #build(resolved: Resolved, report: Report): Promise<BuiltImage> {
+    const late = new AbortController();
+    const timer = setTimeout(
+      () => late.abort(new LvError("TIMEOUT", `Image "${resolved.image}" took too long to build`)),
+      LIMITS.imagePullTimeoutMs,
+    );
+    // One failure ends the other downloads of this image.
+    const failed = new AbortController();
+    const signal = AbortSignal.any([this.#lifetime.signal, late.signal, failed.signal]);
+    try {
+      const checked = await this.#pullConfig(resolved, signal);
+      await this.#pullLayers(resolved, report, signal, failed);
+      return await this.#convert(resolved, checked, report, signal);
+    } catch (error) {
+      const known = LvError.from(error);
+      if (!known.retryable)
+        for (const { digest } of resolved.manifest.layers) await this.#blobs.dropPart(digest);
+      throw known;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #resolve(reference: Reference): Promise<Resolved> {
+    const image = formatReference(reference);
+    const signal = this.#lifetime.signal;
+    let target = reference.digest ?? reference.tag ?? "latest";
+    if (reference.digest === null) {
+      // HEAD costs no pull quota; a manifest that is here already is not fetched again.
+      target = (await this.#registry.resolve(reference, target, signal)) ?? target;
+    }
+    for (let depth = 0; depth < INDEX_DEPTH; depth += 1) {
+      const { bytes, digest, contentType } = await this.#document(reference, target, signal);
+      const document = parseDocument(bytes, contentType, image);
+      if (document.kind === "manifest")
+        return { reference, image, digest, manifest: document.manifest };
+      target = choosePlatform(document.index, image).digest;
+    }
+    throw new LvError("IMAGE_UNSUPPORTED", `Image "${image}" has an index of indexes of indexes`);
+  }
+
+  async #document(reference: Reference, target: string, signal: AbortSignal) {
+    if (target.startsWith("sha256:")) {
+      const kept = await this.#blobs.read(target, LIMITS.manifestBytes);
+      if (kept !== null) return { bytes: kept, digest: target, contentType: "" };
+    }
+    const fetched = await this.#registry.manifest(reference, target, signal);
+    await this.#blobs.put(fetched.digest, fetched.bytes);
+    return fetched;
+  }
+
+  #source({ reference, image }: Resolved): BlobSource {
+    return {
+      image,
+      open: (digest, from, signal) => this.#registry.blob(reference, digest, from, signal),
+    };
+  }
+
+  async #pullConfig(resolved: Resolved, signal: AbortSignal): Promise<CheckedConfig> {
+    const { config, layers } = resolved.manifest;
+    if (config.size > LIMITS.imageConfigBytes)
+      throw new LvError(
+        "IMAGE_TOO_LARGE",
+        `The config of image "${resolved.image}" is ${config.size} bytes long`,
+      );
+    await this.#blobs.fetch(config, this.#source(resolved), () => {}, signal);
+    const bytes = await this.#blobs.read(config.digest, LIMITS.imageConfigBytes);
+    if (bytes === null)
+      throw new LvError("IMAGE_CORRUPT", `The config of image "${resolved.image}" changed on disk`);
+    return parseConfig(bytes, layers.length, resolved.image);
+  }
+
+  async #pullLayers(
+    resolved: Resolved,
+    report: Report,
+    signal: AbortSignal,
+    failed: AbortController,
+  ): Promise<void> {
+    // The same blob may serve as several layers.
+    const blobs = [...new Map(resolved.manifest.layers.map((l) => [l.digest, l])).values()];
+    const bytesTotal = sizeOf(blobs);
+    const here = new Map<string, number>();
+    const todo = blobs.values();
+    const work = async (): Promise<void> => {
+      for (const blob of todo) {
+        const watch = (bytes: number): void => {
+          here.set(blob.digest, bytes);
+          let bytesDone = 0;
+          for (const count of here.values()) bytesDone += count;
+          report({ phase: "pulling", bytesDone, bytesTotal });
+        };
+        try {
+          await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
+        } catch (error) {
+          failed.abort(error);
+          throw error;
+        }
+      }
+    };
+    const results = await Promise.allSettled(Array.from({ length: PARALLEL_BLOBS }, work));
+    // The first failure is the abort's reason; the others only say that they were stopped.
+    if (results.some(({ status }) => status === "rejected")) throw signal.reason;
+  }
+
+  async #convert(
+    resolved: Resolved,
+    { diffIds, config }: CheckedConfig,
+    report: Report,
+    signal: AbortSignal,
+  ): Promise<BuiltImage> {
+    report({ phase: "converting", bytesDone: 0, bytesTotal: 0 });
+    const flattener = new Flattener();
+    const { layers } = resolved.manifest;
+    for (const [index, layer] of layers.entries())
+      await this.#flattenLayer(flattener, layer, diffIds[index] ?? "", resolved, signal);
+    if (flattener.droppedXattrs.size > 0)
+      this.#note("xattrs that squashfs cannot hold were left out", {
+        image: resolved.image,
+        xattrs: Object.fromEntries([...flattener.droppedXattrs].slice(0, 20)),
+      });
+    const sources = layers.map(({ digest }) => ({ path: this.#blobs.path(digest), digest }));
+    const onBytes = (bytesDone: number, bytesTotal: number): void =>
+      report({ phase: "converting", bytesDone, bytesTotal });
+    return await this.#cache.add(resolved.digest, config, (path) =>
+      emitSquashfs(path, flattener.tree.root, sources, { signal, onBytes }),
+    );
+  }
+
+  /** Walks one layer into the tree and checks its diff_id over every uncompressed byte. */
+  async #flattenLayer(
+    flattener: Flattener,
+    layer: Descriptor,
+    diffId: string,
+    resolved: Resolved,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const hasher = new Bun.CryptoHasher("sha256");
+    const path = this.#blobs.path(layer.digest);
+    const reader = new ByteReader(readLayer(path, layer.digest), (chunk) => {
+      signal.throwIfAborted();
+      hasher.update(chunk);
+    });
+    flattener.nextLayer();
+    try {
+      for await (const entry of walkTar(reader)) flattener.add(entry);
+      await reader.drain();
+      const was = `sha256:${hasher.digest("hex")}`;
+      if (was !== diffId) throw new LvError("IMAGE_CORRUPT", `it unpacks to ${was}, not ${diffId}`);
+    } catch (error) {
+      throw await this.#layerFailure(error, layer, resolved);
+    } finally {
+      await reader.close();
+    }
+  }
+
+  /** Names the image and the layer; a blob that went bad on disk is dropped to be fetched again. */
+  async #layerFailure(thrown: unknown, layer: Descriptor, resolved: Resolved): Promise<unknown> {
+    if (!(thrown instanceof LvError) || thrown.reason !== "IMAGE_CORRUPT") return thrown;
+    await this.#blobs.drop(layer.digest);
+    return new LvError(
+      "IMAGE_CORRUPT",
+      `Layer ${layer.digest} of image "${resolved.image}" is corrupt: ${thrown.message}`,
+      { cause: thrown },
+    );
+  }
+}
+
+type Report = (progress: Omit<ImageProgress, "layers">) => void;
+
+function sizeOf(descriptors: readonly Descriptor[]): number {
+  return descriptors.reduce((sum, { size }) => sum + size, 0);
+}

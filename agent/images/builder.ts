@@ -1,0 +1,190 @@
+/**
+ * The agent's door to images. Main thread; the work is done by one worker thread, made at the
+ * first use and made again when it dies.
+ *
+ *   ensure(ref) ─┬─ a job for this reference is under way → wait for it too
+ *                └─ else post "ensure" ── progress… ── "built" | "failed"
+ *
+ * Waiters come and go without touching the job: it belongs to the store. What a crash leaves
+ * behind (temporary files, .part blobs) the next start removes or resumes.
+ */
+import { abortReason, type Clock } from "../../lib/clock.ts";
+import type { Log } from "../../lib/log.ts";
+import { LvError } from "../../proto/errors.ts";
+import type { BuiltImage, EnsureOptions, ImageProgress, Images, RegistryConfig } from "./types.ts";
+import type { FromWorker, ToWorker } from "./worker-protocol.ts";
+
+const CLOSE_TIMEOUT_MS = 5_000;
+
+type Job = {
+  reference: string;
+  result: PromiseWithResolvers<BuiltImage>;
+  watchers: Set<(progress: ImageProgress) => void>;
+  last: ImageProgress | null;
+};
+
+export type ImageStoreOptions = {
+  /** Holds `blobs/` and `images/`; one store per directory. Made when missing. */
+  dir: string;
+  config: RegistryConfig;
+  log: Log;
+  clock: Clock;
+};
+
+export class ImageStore implements Images {
+  readonly #options: ImageStoreOptions;
+  readonly #jobs = new Map<number, Job>();
+  readonly #byReference = new Map<string, Job>();
+  #nextJob = 1;
+  #worker: Worker | null = null;
+  #workerClosed = Promise.withResolvers<void>();
+  #closing: Promise<void> | null = null;
+  constructor(options: ImageStoreOptions) {
+    this.#options = options;
+  }
+
+  async ensure(reference: string, options: EnsureOptions = {}): Promise<BuiltImage> {
+    const { signal, onProgress } = options;
+    if (signal?.aborted === true) throw abortReason(signal);
+    if (this.#closing !== null) throw shuttingDown();
+    const job = this.#byReference.get(reference) ?? this.#start(reference);
+    // Once settled the caller must hear nothing more.
+    let settled = false;
+    const watcher = (progress: ImageProgress): void => {
+      if (!settled) onProgress?.(progress);
+    };
+    job.watchers.add(watcher);
+    if (job.last !== null) watcher(job.last);
+    const aborted = Promise.withResolvers<never>();
+    const onAbort = (): void => {
+      if (signal !== undefined) aborted.reject(abortReason(signal));
+    };
+    signal?.addEventListener("abort", onAbort, { once: true });
+    try {
+      const image = await Promise.race([job.result.promise, aborted.promise]);
+      watcher({
+        phase: "ready",
+        bytesDone: image.sizeBytes,
+        bytesTotal: image.sizeBytes,
+        layers: job.last?.layers ?? 0,
+      });
+      return image;
+    } finally {
+      settled = true;
+      job.watchers.delete(watcher);
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing ??= this.#close();
+    await this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const worker = this.#worker;
+    if (worker !== null) {
+      this.#send({ type: "close" });
+      // A worker that does not answer is ended anyway: the next start cleans up after it.
+      const late = new AbortController();
+      await Promise.race([
+        this.#workerClosed.promise,
+        this.#options.clock.sleep(CLOSE_TIMEOUT_MS, late.signal).catch(() => undefined),
+      ]);
+      late.abort();
+      this.#worker = null;
+      worker.terminate();
+    }
+    this.#failAll(shuttingDown());
+  }
+
+  #start(reference: string): Job {
+    const job: Job = {
+      reference,
+      result: Promise.withResolvers(),
+      watchers: new Set(),
+      last: null,
+    };
+    job.result.promise.catch(() => undefined); // every waiter may have left already
+    const id = this.#nextJob;
+    this.#nextJob += 1;
+    this.#jobs.set(id, job);
+    this.#byReference.set(reference, job);
+    this.#worker ??= this.#spawn();
+    this.#send({ type: "ensure", job: id, reference });
+    return job;
+  }
+
+  #spawn(): Worker {
+    const worker = new Worker(new URL("./worker.ts", import.meta.url).href);
+    this.#workerClosed = Promise.withResolvers();
+    worker.onmessage = ({ data }: MessageEvent<FromWorker>): void => this.#receive(data);
+    const died = (why: string): void => {
+      this.#workerClosed.resolve();
+      if (this.#worker !== worker) return;
+      this.#worker = null;
+      worker.terminate();
+      this.#options.log.error({ why }, "the image worker ended");
+      this.#failAll(new LvError("INTERNAL", "The image worker ended; start the machine again"));
+    };
+    worker.onerror = (event): void => died(event.message);
+    worker.addEventListener("close", () => died("closed"));
+    worker.postMessage({
+      type: "open",
+      dir: this.#options.dir,
+      config: this.#options.config,
+    } satisfies ToWorker);
+    return worker;
+  }
+
+  #send(message: ToWorker): void {
+    this.#worker?.postMessage(message);
+  }
+
+  #receive(message: FromWorker): void {
+    switch (message.type) {
+      case "note":
+        this.#options.log.warn(message.fields, message.message);
+        return;
+      case "closed":
+        this.#workerClosed.resolve();
+        return;
+      case "progress": {
+        const job = this.#jobs.get(message.job);
+        if (job === undefined) return;
+        job.last = message.progress;
+        for (const watch of job.watchers) watch(message.progress);
+        return;
+      }
+      case "built":
+        this.#take(message.job)?.result.resolve(message.image);
+        return;
+      case "failed": {
+        const { reason, message: text, detail } = message;
+        const job = this.#take(message.job);
+        this.#options.log.warn({ image: job?.reference, reason, detail }, text);
+        job?.result.reject(new LvError(reason, text, { meta: { detail } }));
+        return;
+      }
+      default: {
+        const rest: never = message;
+        return rest;
+      }
+    }
+  }
+
+  #take(id: number): Job | undefined {
+    const job = this.#jobs.get(id);
+    this.#jobs.delete(id);
+    if (job !== undefined) this.#byReference.delete(job.reference);
+    return job;
+  }
+
+  #failAll(error: LvError): void {
+    for (const id of this.#jobs.keys()) this.#take(id)?.result.reject(error);
+  }
+}
+
+function shuttingDown(): LvError {
+  return new LvError("SHUTTING_DOWN", "The image store is closing");
+}

@@ -1,0 +1,97 @@
+/**
+ * Finished images: `<dir>/images/<key>.squashfs` with `<key>.json` beside it. The json is
+ * written last, so an image is there when its json is; anything else in the folder is what an
+ * interrupted build left and goes at start.
+ */
+import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { renameDurably, TEMPORARY, temporaryName, writeDurably } from "./durable.ts";
+import { PLATFORM } from "./manifest.ts";
+import { WRITER_VERSION } from "./squashfs.ts";
+import type { BuiltImage, ImageConfig } from "./types.ts";
+
+const Record = z.object({
+  digest: z.string(),
+  platform: z.string(),
+  writer: z.string(),
+  sizeBytes: z.int(),
+  config: z.object({
+    entrypoint: z.array(z.string()).nullable(),
+    cmd: z.array(z.string()).nullable(),
+    env: z.array(z.string()),
+    user: z.string(),
+    workingDir: z.string(),
+    stopSignal: z.string(),
+  }),
+});
+
+const platform = `${PLATFORM.os}/${PLATFORM.architecture}`;
+
+export class ImageCache {
+  readonly #dir: string;
+  constructor(dir: string) {
+    this.#dir = join(dir, "images");
+  }
+
+  /** sha256(manifest digest ‖ platform ‖ writer and its options). */
+  key(digest: string): string {
+    const parts = `${digest}\n${platform}\n${WRITER_VERSION}`;
+    return new Bun.CryptoHasher("sha256").update(parts).digest("hex");
+  }
+
+  #path(digest: string, extension: string): string {
+    return join(this.#dir, `${this.key(digest)}.${extension}`);
+  }
+
+  /** Makes the folder and removes what an interrupted build left. */
+  async clean(): Promise<void> {
+    await mkdir(this.#dir, { recursive: true });
+    const names = new Set(await readdir(this.#dir));
+    for (const name of names) {
+      const isStale = name.includes(TEMPORARY);
+      const isHalf = name.endsWith(".squashfs") && !names.has(name.replace(/\.squashfs$/, ".json"));
+      if (isStale || isHalf) await rm(join(this.#dir, name), { force: true });
+    }
+  }
+
+  /** The finished image of a manifest; null when it is not here or not whole. */
+  async find(digest: string): Promise<BuiltImage | null> {
+    const squashfsPath = this.#path(digest, "squashfs");
+    try {
+      const record = Record.parse(JSON.parse(await readFile(this.#path(digest, "json"), "utf8")));
+      if (record.digest !== digest) return null;
+      if ((await stat(squashfsPath)).size !== record.sizeBytes) return null;
+      const { sizeBytes, config } = record;
+      return { digest, squashfsPath, sizeBytes, config };
+    } catch (error) {
+      const isMissing = error instanceof Error && "code" in error && error.code === "ENOENT";
+      const isDamaged = error instanceof SyntaxError || error instanceof z.ZodError;
+      if (isMissing || isDamaged) return null;
+      throw error;
+    }
+  }
+
+  /**
+   * `write` makes and syncs the file under the temporary name it gets and returns its size;
+   * then the image takes its final name. When it throws nothing is left.
+   */
+  async add(
+    digest: string,
+    config: ImageConfig,
+    write: (path: string) => Promise<number>,
+  ): Promise<BuiltImage> {
+    const squashfsPath = this.#path(digest, "squashfs");
+    const temporary = temporaryName(squashfsPath);
+    try {
+      const sizeBytes = await write(temporary);
+      await renameDurably(temporary, squashfsPath);
+      const record = { digest, platform, writer: WRITER_VERSION, sizeBytes, config };
+      await writeDurably(this.#path(digest, "json"), `${JSON.stringify(record, null, 2)}\n`);
+      return { digest, squashfsPath, sizeBytes, config };
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+  }
+}

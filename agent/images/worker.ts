@@ -1,0 +1,63 @@
+/**
+ * The image worker: a thread, because decompressing, hashing and walking tars would stall the
+ * agent's link. Jobs run side by side; the answer to a job is exactly one "built" or "failed".
+ */
+import { systemClock } from "../../lib/clock.ts";
+import { LvError } from "../../proto/errors.ts";
+import { ImageBuilder } from "./build.ts";
+import type { ImageProgress } from "./types.ts";
+import type { FromWorker, ToWorker } from "./worker-protocol.ts";
+
+const PROGRESS_INTERVAL_MS = 200;
+
+declare const self: Worker;
+
+const post = (message: FromWorker): void => self.postMessage(message);
+
+let builder: ImageBuilder | null = null;
+
+self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
+  switch (data.type) {
+    case "open":
+      builder = new ImageBuilder(data.dir, data.config, systemClock, (message, fields) =>
+        post({ type: "note", message, fields }),
+      );
+      return;
+    case "ensure":
+      void run(data.job, data.reference);
+      return;
+    case "close":
+      void (builder?.close() ?? Promise.resolve()).finally(() => post({ type: "closed" }));
+      return;
+    default: {
+      const rest: never = data;
+      return rest;
+    }
+  }
+};
+
+/** Never rejects. */
+async function run(job: number, reference: string): Promise<void> {
+  try {
+    if (builder === null) throw new LvError("INTERNAL", "The image worker was not opened");
+    const watch = calmly((progress) => post({ type: "progress", job, progress }));
+    post({ type: "built", job, image: await builder.ensure(reference, watch) });
+  } catch (thrown) {
+    const { reason, message, cause } = LvError.from(thrown);
+    const detail = cause instanceof Error ? (cause.stack ?? cause.message) : "";
+    post({ type: "failed", job, reason, message, detail });
+  }
+}
+
+/** A few reports a second, and always the first of a phase. */
+function calmly(watch: (progress: ImageProgress) => void): (progress: ImageProgress) => void {
+  let phase = "";
+  let nextAt = 0;
+  return (progress) => {
+    const now = performance.now();
+    if (progress.phase === phase && now < nextAt) return;
+    phase = progress.phase;
+    nextAt = now + PROGRESS_INTERVAL_MS;
+    watch(progress);
+  };
+}

@@ -1,0 +1,137 @@
+/**
+ * control.sock: newline-delimited JSON (proto/vmm.ts). Each client gets the status
+ * when it connects and at each change. Clients are the supervisor, so requests are
+ * checked for shape only; a line or an unread backlog over the limit ends the client.
+ * A crash leaves the socket file behind; the next start unlinks it.
+ */
+import { LIMITS } from "../../lib/limits.ts";
+import type { VmmPush, VmmReply, VmmRequest, VmmStatus } from "../../proto/vmm.ts";
+import { removeSocket } from "./guest-channel.ts";
+import { SocketWriter } from "./socket-writer.ts";
+
+const BACKLOG_LIMIT_BYTES = 256 << 10;
+const SIGNAL_MAX = 64;
+
+export type ControlHandler = {
+  status(): VmmStatus;
+  /** Null = done; else why not. */
+  request(request: VmmRequest): Omit<Extract<VmmReply, { ok: false }>, "id" | "ok"> | null;
+};
+
+export type ControlServer = {
+  push(status: VmmStatus): void;
+  /** True when every client has been sent all there is for it. */
+  idle(): boolean;
+  close(): void;
+};
+
+/** Null when it is none; `id` is 0 then in the reply. */
+export function parseRequest(line: string): VmmRequest | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(line);
+  } catch {
+    return null; // not JSON: answered as a bad request
+  }
+  if (typeof value !== "object" || value === null) return null;
+  const { id, action, signal, timeoutMs } = value as Record<string, unknown>;
+  const isWhole = (it: unknown, max: number): it is number =>
+    typeof it === "number" && Number.isSafeInteger(it) && it >= 0 && it <= max;
+  if (!isWhole(id, Number.MAX_SAFE_INTEGER)) return null;
+  switch (action) {
+    case "status":
+    case "kill":
+      return { id, action };
+    case "signal":
+      return isWhole(signal, SIGNAL_MAX) ? { id, action, signal } : null;
+    case "stop":
+      return isWhole(signal, SIGNAL_MAX) && isWhole(timeoutMs, LIMITS.stopTimeoutMaxMs)
+        ? { id, action, signal, timeoutMs }
+        : null;
+    default:
+      return null;
+  }
+}
+
+class Client {
+  readonly #writer: SocketWriter;
+  readonly #end: () => void;
+  readonly #decoder = new TextDecoder();
+  #line = "";
+
+  constructor(socket: { write(data: Uint8Array): number; end(): void }) {
+    this.#writer = new SocketWriter(socket, BACKLOG_LIMIT_BYTES);
+    this.#end = () => socket.end();
+  }
+
+  get idle(): boolean {
+    return this.#writer.idle;
+  }
+
+  flush(): void {
+    this.#writer.flush();
+  }
+
+  send(message: VmmReply | VmmPush): void {
+    if (!this.#writer.send(new TextEncoder().encode(`${JSON.stringify(message)}\n`))) this.#end();
+  }
+
+  data(chunk: Uint8Array, handler: ControlHandler): void {
+    this.#line += this.#decoder.decode(chunk, { stream: true });
+    const lines = this.#line.split("\n");
+    this.#line = lines.pop() ?? "";
+    for (const line of lines) if (line.trim() !== "") this.#answer(line, handler);
+    if (this.#line.length > LIMITS.controlLineBytes) this.#end();
+  }
+
+  #answer(line: string, handler: ControlHandler): void {
+    const request = parseRequest(line);
+    if (request === null) {
+      const message = `This is no request: ${line.slice(0, 80)}`;
+      this.send({ id: 0, ok: false, reason: "BAD_REQUEST", message });
+      return;
+    }
+    // The status goes first, so that it is there when the reply is.
+    if (request.action === "status") this.send({ status: handler.status() });
+    const refusal = handler.request(request);
+    this.send(
+      refusal === null ? { id: request.id, ok: true } : { id: request.id, ok: false, ...refusal },
+    );
+  }
+}
+
+export function listenForControl(path: string, handler: ControlHandler): ControlServer {
+  removeSocket(path);
+  const clients = new Set<Client>();
+  const listener = Bun.listen<Client>({
+    unix: path,
+    socket: {
+      open(socket) {
+        socket.data = new Client(socket);
+        clients.add(socket.data);
+        socket.data.send({ status: handler.status() });
+      },
+      data(socket, chunk) {
+        socket.data.data(chunk, handler);
+      },
+      drain(socket) {
+        socket.data.flush();
+      },
+      close(socket) {
+        clients.delete(socket.data);
+      },
+      // A close follows.
+      error: () => undefined,
+    },
+  });
+  return {
+    push: (status) => {
+      for (const client of clients) client.send({ status });
+    },
+    idle: () => [...clients].every((client) => client.idle),
+    close: () => {
+      listener.stop(true);
+      removeSocket(path);
+    },
+  };
+}

@@ -1,0 +1,123 @@
+/**
+ * The VMM process: `bun agent/vmm/main.ts <machine dir>`, one process, one VM, one run.
+ * The directory's files and the exit codes are proto/vmm.ts. The last line of standard
+ * error is a VmmLastError unless the run ended in order.
+ *
+ * The process works inside the machine's directory: unix socket paths stay short
+ * whatever the directory is called. It imports next to nothing; every MiB here is paid
+ * per machine. A crash leaves sockets and a status that names a dead pid behind: the
+ * supervisor sees the pid is gone, the next start replaces the rest.
+ */
+import { closeSync, readFileSync, writeSync } from "node:fs";
+import { basename } from "node:path";
+import { LIMITS } from "../../lib/limits.ts";
+import {
+  VMM_EXIT,
+  VMM_FILES,
+  type VmmLastError,
+  type VmmSpec,
+  type VmmStatus,
+} from "../../proto/vmm.ts";
+import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
+import { runMachine } from "./process.ts";
+import { parseSpec } from "./spec.ts";
+import { processStartTime, writeStatus } from "./status.ts";
+
+function printLine(line: string): void {
+  try {
+    writeSync(2, `${line}\n`);
+  } catch {
+    // vmm.log is on a full disk or closed: the exit code and status.json still say it
+  }
+}
+
+function printLastError(reason: VmmLastError["reason"], message: string): void {
+  const error: VmmLastError = { reason, message: message.slice(0, LIMITS.lastErrorBytes / 2) };
+  printLine(JSON.stringify(error));
+}
+
+/** The status of a machine whose spec cannot be read: what can be known of it. */
+function writeFailure(error: VmmError, specText: string): void {
+  let raw: { machineId?: unknown; incarnation?: unknown } = {};
+  try {
+    raw = (JSON.parse(specText) as typeof raw | null) ?? {};
+  } catch {
+    // the error says that the spec is no JSON
+  }
+  const status: VmmStatus = {
+    machineId: typeof raw.machineId === "string" ? raw.machineId : basename(process.cwd()),
+    incarnation: typeof raw.incarnation === "number" ? raw.incarnation : 0,
+    pid: process.pid,
+    pidStartTime: processStartTime(),
+    phase: "ended",
+    endedAtMs: Date.now(),
+    reason: error.reason,
+    message: error.message,
+  };
+  writeStatus(VMM_FILES.status, status);
+}
+
+async function main(): Promise<ExitCode> {
+  const [directory, ...rest] = process.argv.slice(2);
+  if (directory === undefined || rest.length > 0) {
+    printLine("usage: bun agent/vmm/main.ts <machine directory>");
+    printLastError("BAD_REQUEST", "The VMM takes one argument, the machine's directory");
+    return VMM_EXIT.usage;
+  }
+  let spec: VmmSpec;
+  let specText = "";
+  let entered = false;
+  try {
+    enter(directory);
+    entered = true;
+    specText = readSpecText();
+    spec = parseSpec(specText);
+  } catch (thrown) {
+    const error = toVmmError(thrown);
+    try {
+      if (entered) writeFailure(error, specText);
+    } catch (second) {
+      printLine(`Cannot write ${VMM_FILES.status}: ${errorText(second)}`);
+    }
+    printLastError(error.reason, error.message);
+    return error.exitCode;
+  }
+  return runMachine(spec, printLine, printLastError);
+}
+
+function enter(directory: string): void {
+  try {
+    process.chdir(directory);
+  } catch (error) {
+    const text = `Cannot enter the machine's directory ${directory}: ${errorText(error)}`;
+    throw new VmmError("CONFIG_INVALID", VMM_EXIT.specInvalid, text, error);
+  }
+}
+
+function readSpecText(): string {
+  try {
+    return readFileSync(VMM_FILES.spec, "utf8");
+  } catch (error) {
+    throw new VmmError(
+      "CONFIG_INVALID",
+      VMM_EXIT.specInvalid,
+      `Cannot read ${VMM_FILES.spec} in ${process.cwd()}: ${errorText(error)}`,
+      error,
+    );
+  }
+}
+
+/** A bug of ours: the machine dies with the process, and says so. */
+function crash(error: unknown): void {
+  printLine(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  printLastError("VMM_FAULT", `The VMM crashed: ${String(error)}`);
+  process.exit(VMM_EXIT.vmmFault);
+}
+
+// A machine outlives the terminal its agent was started from.
+process.on("SIGHUP", () => undefined);
+process.on("uncaughtException", crash);
+process.on("unhandledRejection", crash);
+const code = await main();
+closeSync(2);
+process.exit(code);

@@ -1,0 +1,178 @@
+/**
+ * Ties one machine together: sockets, files, VM and the run, and ends them in order:
+ * VM stopped, status.json written, clients told, sockets removed.
+ */
+import { closeSync } from "node:fs";
+import { openShim } from "../../native/ffi.ts";
+import type { Reason } from "../../proto/errors.ts";
+import { GUEST_PORT } from "../../proto/guest.ts";
+import { VMM_EXIT, VMM_FILES, type VmmSpec, type VmmStatus } from "../../proto/vmm.ts";
+import { lastConsoleLine, openConsole } from "./console.ts";
+import { type ControlServer, listenForControl } from "./control.ts";
+import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
+import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
+import { buildMachine, type Machine } from "./machine.ts";
+import { OutputSink } from "./output-sink.ts";
+import { Run, type RunState } from "./run.ts";
+import { processStartTime, writeStatus } from "./status.ts";
+
+/** For clients that are slow to read the last push. */
+const LAST_PUSH_TIMEOUT_MS = 500;
+
+type Log = (line: string) => void;
+type LastError = (reason: Reason, message: string) => void;
+
+/** A process that could not be executed is an ordinary end of a machine. */
+const EXIT_CODES: Partial<Record<Reason, ExitCode>> = {
+  EXEC_FAILED: VMM_EXIT.ended,
+  GUEST_FAULT: VMM_EXIT.guestFault,
+  GUEST_INIT_TIMEOUT: VMM_EXIT.guestInitTimeout,
+};
+
+/** Total. Resolves when the run is over and nothing of it is left but its files. */
+export async function runMachine(spec: VmmSpec, log: Log, lastError: LastError): Promise<ExitCode> {
+  const machine = new MachineProcess(spec, log);
+  let code: ExitCode = VMM_EXIT.ended;
+  try {
+    const { reason, message } = await machine.run();
+    if (reason !== undefined) {
+      code = EXIT_CODES[reason] ?? VMM_EXIT.vmmFault;
+      if (code !== VMM_EXIT.ended) lastError(reason, message ?? "");
+    }
+  } catch (thrown) {
+    const error = toVmmError(thrown);
+    code = error.exitCode;
+    machine.fail(error);
+    lastError(error.reason, error.message);
+  }
+  await machine.close();
+  return code;
+}
+
+class MachineProcess {
+  readonly #spec: VmmSpec;
+  readonly #log: Log;
+  readonly #pidStartTime = processStartTime();
+  #state: RunState = { phase: "booting" };
+  #control: ControlServer | null = null;
+  #channel: GuestChannel | null = null;
+  #machine: Machine | null = null;
+  #output: OutputSink | null = null;
+  #run: Run | null = null;
+  #ended: (() => void) | null = null;
+
+  constructor(spec: VmmSpec, log: Log) {
+    this.#spec = spec;
+    this.#log = log;
+  }
+
+  get #status(): VmmStatus {
+    const { machineId, incarnation } = this.#spec;
+    const pid = process.pid;
+    return { machineId, incarnation, pid, pidStartTime: this.#pidStartTime, ...this.#state };
+  }
+
+  async run(): Promise<VmmStatus> {
+    // Nothing is handled before `await end`, and by then there is a run.
+    const kill = (): void => this.#run?.kill();
+    process.on("SIGTERM", kill);
+    process.on("SIGINT", kill);
+    this.#change({ phase: "booting" });
+    const end = new Promise<void>((resolve) => {
+      this.#ended = resolve;
+    });
+    this.#control = listenForControl(VMM_FILES.control, {
+      status: () => this.#status,
+      request: (request) => (this.#run === null ? notYet() : this.#run.request(request)),
+    });
+    // The shim listens on this path; a stale file would stop it.
+    removeSocket(VMM_FILES.vsock);
+    this.#machine = this.#build();
+    const { vm } = this.#machine;
+    this.#output = new OutputSink(VMM_FILES.output, this.#spec, this.#log);
+    const run = new Run({
+      spec: this.#spec,
+      now: () => Date.now(),
+      // Since performance.timeOrigin: the runtime's own start, 3 ms after the process's.
+      uptimeUs: () => performance.now() * 1_000,
+      after: (ms, call) => {
+        const timer = setTimeout(call, ms);
+        return () => clearTimeout(timer);
+      },
+      sendToGuest: (frame) => this.#channel?.send(frame) ?? false,
+      appendOutput: (stream, data) => this.#output?.append(stream, data),
+      lastConsoleLine: () => lastConsoleLine(VMM_FILES.console),
+      stopVm: () => vm.stop(),
+      changed: (state) => this.#change(state),
+      log: this.#log,
+    });
+    this.#run = run;
+    this.#channel = listenForGuest(`${VMM_FILES.vsock}_${GUEST_PORT}`, run);
+    vm.start();
+    void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));
+    await end;
+    return this.#status;
+  }
+
+  #build(): Machine {
+    const consoleFd = openConsole(VMM_FILES.console);
+    try {
+      const shim = loadShim();
+      return buildMachine({ shim, spec: this.#spec, consoleFd, vsockPath: VMM_FILES.vsock });
+    } finally {
+      closeSync(consoleFd);
+    }
+  }
+
+  /** The shim's events, until the VM is destroyed. */
+  async #watch(run: Run): Promise<void> {
+    const vm = this.#machine?.vm;
+    if (vm === undefined) return;
+    const reader = Bun.file(vm.eventFd).stream().getReader();
+    while (this.#state.phase !== "ended") {
+      const { done } = await reader.read();
+      for (let event = vm.nextEvent(); event !== null; event = vm.nextEvent()) run.vmEvent(event);
+      if (done) return;
+    }
+  }
+
+  #change(state: RunState): void {
+    this.#state = state;
+    writeStatus(VMM_FILES.status, this.#status);
+    this.#control?.push(this.#status);
+    if (state.phase === "ended") this.#ended?.();
+  }
+
+  /** The machine never came to be, or a step of its building failed. */
+  fail(error: VmmError): void {
+    const { reason, message } = error;
+    try {
+      this.#change({ ...this.#state, phase: "ended", endedAtMs: Date.now(), reason, message });
+    } catch (second) {
+      this.#log(`Cannot write ${VMM_FILES.status}: ${errorText(second)}`);
+    }
+  }
+
+  /** Idempotent; never throws for what is gone already. */
+  async close(): Promise<void> {
+    const deadline = performance.now() + LAST_PUSH_TIMEOUT_MS;
+    while (this.#control?.idle() === false && performance.now() < deadline) await Bun.sleep(5);
+    this.#channel?.close();
+    this.#control?.close();
+    this.#output?.close();
+    this.#machine?.vm.stop();
+    removeSocket(VMM_FILES.vsock);
+  }
+}
+
+function notYet(): { reason: Reason; message: string } {
+  return { reason: "STATE_CONFLICT", message: "The machine is being built" };
+}
+
+function loadShim(): ReturnType<typeof openShim> {
+  try {
+    return openShim();
+  } catch (error) {
+    throw new VmmError("TOOL_MISSING", VMM_EXIT.vmmFault, errorText(error), error);
+  }
+}

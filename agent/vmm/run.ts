@@ -1,0 +1,279 @@
+/**
+ * One run of a machine, from the first instruction to its end: the state machine
+ * between guest, hypervisor and supervisor. No I/O of its own; everything it touches
+ * is handed in, so its tests need no VM.
+ *
+ *   booting ──STARTED──> running ──stop──> stopping ──┐
+ *      │                    │                         │
+ *      └────────┬───────────┴───────────┬─────────────┘
+ *               v                       v
+ *      EXIT / ERROR: POWEROFF     kill, time-out, fault:
+ *      sent, wait for the guest   the VM is stopped at once
+ *      to switch itself off             │
+ *               └───────> ended <───────┘
+ *
+ * Everything is called on the main thread. The first cause of an end wins: what the
+ * guest says or does after it changes nothing. `ended` is announced after the VM has
+ * been stopped, so nothing touches its disks any more.
+ */
+import { GUEST_ERROR } from "../../proto/guest.ts";
+import type { Reason } from "../../proto/errors.ts";
+import type { VmmPhase, VmmRequest, VmmSpec } from "../../proto/vmm.ts";
+import type { VmEvent } from "../../native/ffi.ts";
+import { encodePowerOff, encodeRun, encodeSignal } from "./frames.ts";
+import type { GuestHandler } from "./guest-channel.ts";
+
+/** For init to end what still runs, sync and switch off. */
+const POWER_OFF_TIMEOUT_MS = 15_000;
+const SIGKILL = 9;
+const SEED_BYTES = 64;
+
+/** What a run adds to the status. */
+export type RunState = {
+  phase: VmmPhase;
+  bootUs?: number;
+  startedAtMs?: number;
+  endedAtMs?: number;
+  exitCode?: number;
+  exitSignal?: number;
+  reason?: Reason;
+  message?: string;
+};
+
+export type RunPorts = {
+  spec: VmmSpec;
+  now(): number;
+  /** Microseconds since the start of this process. */
+  uptimeUs(): number;
+  /** Calls back once after ms; the result cancels. */
+  after(ms: number, call: () => void): () => void;
+  sendToGuest(frame: Uint8Array): boolean;
+  appendOutput(stream: "stdout" | "stderr", data: Uint8Array): void;
+  /** The last thing the guest's kernel said, or "". */
+  lastConsoleLine(): string;
+  stopVm(): void;
+  /** Called at each change, after which `state` is the new one. */
+  changed(state: RunState): void;
+  log(line: string): void;
+};
+
+type Refusal = { reason: Reason; message: string };
+
+/** How an end looks in the status; the first one counts. */
+type End = Pick<RunState, "exitCode" | "exitSignal" | "reason" | "message">;
+
+export class Run implements GuestHandler {
+  readonly #ports: RunPorts;
+  #state: RunState = { phase: "booting" };
+  #end: End | null = null;
+  #cancelInit: () => void;
+  #cancelStop: () => void = () => undefined;
+  #cancelPowerOff: () => void = () => undefined;
+
+  /** Starts the clock of spec.initTimeoutMs, which counts from the start of the process. */
+  constructor(ports: RunPorts) {
+    this.#ports = ports;
+    const { initTimeoutMs } = ports.spec;
+    const leftMs = Math.max(0, initTimeoutMs - ports.uptimeUs() / 1_000);
+    this.#cancelInit = ports.after(leftMs, () =>
+      this.#finish({
+        reason: "GUEST_INIT_TIMEOUT",
+        message: this.#quoting(`The guest's init did not answer within ${initTimeoutMs / 1_000} s`),
+      }),
+    );
+  }
+
+  get state(): RunState {
+    return this.#state;
+  }
+
+  // From the guest's init.
+
+  hello(): void {
+    this.#cancelInit();
+    const { spec } = this.#ports;
+    this.#change({ ...this.#state, bootUs: Math.round(this.#ports.uptimeUs()) });
+    const { argv, env, cwd, user } = spec.process;
+    const seed = crypto.getRandomValues(new Uint8Array(SEED_BYTES));
+    const clockNs = BigInt(this.#ports.now()) * 1_000_000n;
+    this.#ports.sendToGuest(
+      encodeRun({ argv, env, cwd, user, hostname: spec.hostname, seed, clockNs }),
+    );
+  }
+
+  started(): void {
+    if (this.#end !== null) return;
+    this.#change({ ...this.#state, phase: "running", startedAtMs: this.#ports.now() });
+  }
+
+  output(stream: "stdout" | "stderr", data: Uint8Array): void {
+    this.#ports.appendOutput(stream, data);
+  }
+
+  exit(code: number, signal: number): void {
+    const killed = signal > 0 && signal <= 64;
+    this.#powerOff(
+      killed ? { exitCode: 128 + signal, exitSignal: signal } : { exitCode: code & 0xff },
+    );
+  }
+
+  error(kind: number, message: string): void {
+    switch (kind) {
+      case GUEST_ERROR.execNotFound:
+        return this.#powerOff({ exitCode: 127, reason: "EXEC_FAILED", message });
+      case GUEST_ERROR.execDenied:
+        return this.#powerOff({ exitCode: 126, reason: "EXEC_FAILED", message });
+      case GUEST_ERROR.user:
+      case GUEST_ERROR.cwd:
+        return this.#powerOff({ reason: "EXEC_FAILED", message });
+      default:
+        return this.#powerOff({ reason: "GUEST_FAULT", message });
+    }
+  }
+
+  log(line: string): void {
+    this.#ports.log(`init: ${line}`);
+  }
+
+  broken(what: string): void {
+    this.#finish({
+      reason: "GUEST_FAULT",
+      message: `The guest broke the protocol of its init: ${what}`,
+    });
+  }
+
+  /** init powers off by itself now; what it says on the console comes first. */
+  closed(): void {
+    this.#awaitPowerOff({
+      reason: "GUEST_FAULT",
+      message: "The guest's init closed its channel before its process ended",
+    });
+  }
+
+  // From the hypervisor.
+
+  vmEvent(event: VmEvent): void {
+    switch (event.kind) {
+      case "power_off":
+        return this.#fault("The guest powered off before its process ended");
+      case "reset":
+        return this.#fault("The guest reset itself or crashed");
+      case "vcpu_failed":
+        return this.#fault(vcpuFailure(event));
+      case "device_failed":
+        return this.#fault(
+          `The guest broke the queue of its virtio device ${event.device} (fault ${event.detail})`,
+        );
+      case "host_failed":
+        return this.#finish({
+          reason: "VMM_FAULT",
+          message: `A call of the host failed under the machine: errno ${event.error}`,
+        });
+      case "debug":
+        return this.#ports.log(`debug port: ${event.value}`);
+      default: {
+        const rest: never = event.kind;
+        throw new TypeError(`No such event: ${String(rest)}`);
+      }
+    }
+  }
+
+  // From the supervisor.
+
+  /** Null = done. Repeating a stop replaces its time-out. */
+  request(request: VmmRequest): Refusal | null {
+    if (request.action === "status") return null;
+    if (this.#state.phase === "ended")
+      return { reason: "STATE_CONFLICT", message: "The machine has ended" };
+    switch (request.action) {
+      case "kill":
+        this.kill();
+        return null;
+      case "stop":
+        return this.#stop(request.signal || this.#ports.spec.process.stopSignal, request.timeoutMs);
+      case "signal":
+        return this.#signal(request.signal);
+      default: {
+        const rest: never = request;
+        throw new TypeError(`No such request: ${JSON.stringify(rest)}`);
+      }
+    }
+  }
+
+  /** Ends the machine at once. After EXIT its exit code stays. */
+  kill(): void {
+    this.#finish({ exitCode: 128 + SIGKILL, exitSignal: SIGKILL });
+  }
+
+  #stop(signal: number, timeoutMs: number): Refusal | null {
+    // There is no process yet that could handle a signal, and nothing to lose.
+    if (this.#state.phase === "booting" && this.#end === null) {
+      this.kill();
+      return null;
+    }
+    this.#cancelStop();
+    this.#cancelStop = this.#ports.after(timeoutMs, () => this.kill());
+    if (this.#state.phase === "running" && this.#end === null)
+      this.#change({ ...this.#state, phase: "stopping" });
+    if (this.#end === null) this.#ports.sendToGuest(encodeSignal(signal));
+    return null;
+  }
+
+  #signal(signal: number): Refusal | null {
+    if (this.#state.phase === "booting" || this.#end !== null)
+      return { reason: "STATE_CONFLICT", message: "The machine's process does not run" };
+    if (this.#ports.sendToGuest(encodeSignal(signal))) return null;
+    return { reason: "STATE_CONFLICT", message: "The guest does not take signals" };
+  }
+
+  /** The process is over: let the guest switch itself off in order. */
+  #powerOff(end: End): void {
+    if (this.#end !== null) return;
+    this.#awaitPowerOff(end);
+    this.#ports.sendToGuest(encodePowerOff());
+  }
+
+  #awaitPowerOff(end: End): void {
+    if (this.#end !== null) return;
+    this.#end = end;
+    this.#cancelInit();
+    this.#cancelPowerOff = this.#ports.after(POWER_OFF_TIMEOUT_MS, () => this.#finish(end));
+  }
+
+  /** An end of the guest: expected after EXIT, else GUEST_FAULT with its last words. */
+  #fault(message: string): void {
+    this.#finish({ reason: "GUEST_FAULT", message: this.#quoting(message) });
+  }
+
+  #quoting(message: string): string {
+    const line = this.#ports.lastConsoleLine();
+    return line === "" ? message : `${message}; its last console line: ${line}`;
+  }
+
+  #finish(end: End): void {
+    if (this.#state.phase === "ended") return;
+    for (const cancel of [this.#cancelInit, this.#cancelStop, this.#cancelPowerOff]) cancel();
+    this.#end ??= end;
+    this.#ports.stopVm();
+    this.#change({
+      ...this.#state,
+      phase: "ended",
+      endedAtMs: this.#ports.now(),
+      ...this.#end,
+    });
+  }
+
+  #change(state: RunState): void {
+    this.#state = state;
+    this.#ports.changed(state);
+  }
+}
+
+function vcpuFailure(event: VmEvent): string {
+  const code = Buffer.from(event.bytes).toString("hex");
+  const detail =
+    event.error !== 0
+      ? `errno ${event.error}`
+      : `KVM exit ${event.detail}, detail 0x${event.value.toString(16)}, instruction ${code}`;
+  return `vCPU ${event.vcpu} cannot go on (${detail})`;
+}

@@ -1,0 +1,22 @@
+/**
+ * status.json: replaced atomically at each change, before the change is announced.
+ * It is the last word on how a run ended, so it is written even when the disk is in
+ * trouble for everything else: one small file, and the old one stays on failure.
+ */
+import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import type { VmmStatus } from "../../proto/vmm.ts";
+
+export function writeStatus(path: string, status: VmmStatus): void {
+  const temporary = `${path}.new`;
+  writeFileSync(temporary, `${JSON.stringify(status)}\n`, { mode: 0o600 });
+  renameSync(temporary, path);
+}
+
+/**
+ * Field 22 of /proc/self/stat, clock ticks since boot. The command name may hold
+ * spaces and parentheses, so counting starts after its last ")".
+ */
+export function processStartTime(stat = readFileSync("/proc/self/stat", "utf8")): number {
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return Number(fields[22 - 3]);
+}

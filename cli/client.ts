@@ -1,0 +1,287 @@
+/**
+ * The REST API as functions, typed by proto/rest.ts. Retries what the error
+ * table calls retryable and connections that fail, with full-jitter backoff: for
+ * a short time until the control plane has answered once (a wrong address should
+ * fail quickly), for long afterwards (it may be restarting).
+ */
+import { z } from "zod";
+import { Backoff } from "../lib/backoff.ts";
+import { abortReason, systemClock, type Clock } from "../lib/clock.ts";
+import { LvError, REASONS, isReason } from "../proto/errors.ts";
+import {
+  ErrorBody,
+  Host,
+  LogLine,
+  Machine,
+  MachineEventBody,
+  type CreateMachineRequest,
+} from "../proto/rest.ts";
+import { serverEvents } from "./sse.ts";
+
+export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
+export type ClientOptions = {
+  url: string;
+  fetch?: Fetch;
+  clock?: Clock;
+  firstPatienceMs?: number;
+  patienceMs?: number;
+};
+
+type CallOptions = {
+  body?: unknown;
+  key?: string;
+  signal?: AbortSignal | undefined;
+  headers?: Record<string, string>;
+};
+
+const REQUEST_TIMEOUT_MS = 30_000;
+const LOCAL_RETRIES = new Set(["LINK_LOST", "HOST_UNAVAILABLE", "DATABASE_UNAVAILABLE"]);
+
+/** LEVERET_URL. Throws CONFIG_INVALID when it is no http(s) address. */
+export function controlPlaneUrl(env: NodeJS.ProcessEnv = process.env): string {
+  const url = env["LEVERET_URL"] ?? "";
+  if (url === "") return "http://127.0.0.1:8080";
+  if (!/^https?:\/\/./.test(url))
+    throw new LvError("CONFIG_INVALID", `LEVERET_URL "${url}" is not an http:// address`);
+  return url.replace(/\/+$/, "");
+}
+
+export class Client {
+  readonly url: string;
+  readonly #fetch: Fetch;
+  readonly #clock: Clock;
+  readonly #firstPatienceMs: number;
+  readonly #patienceMs: number;
+  #answered = false;
+
+  constructor(options: ClientOptions) {
+    this.url = options.url;
+    this.#fetch = options.fetch ?? ((url, init) => fetch(url, init));
+    this.#clock = options.clock ?? systemClock;
+    this.#firstPatienceMs = options.firstPatienceMs ?? 3_000;
+    this.#patienceMs = options.patienceMs ?? 60_000;
+  }
+
+  static fromEnvironment(): Client {
+    return new Client({ url: controlPlaneUrl() });
+  }
+
+  async createMachine(request: CreateMachineRequest, signal?: AbortSignal): Promise<Machine> {
+    const key = crypto.randomUUID();
+    return Machine.parse(await this.#json("POST", "/v1/machines", { body: request, key, signal }));
+  }
+
+  /** By id, name or unique prefix of an id. */
+  async machine(ref: string, signal?: AbortSignal): Promise<Machine> {
+    return Machine.parse(await this.#json("GET", machinePath(ref), { signal }));
+  }
+
+  async machines(signal?: AbortSignal): Promise<Machine[]> {
+    return list("machines", Machine, await this.#json("GET", "/v1/machines", { signal }));
+  }
+
+  async events(ref: string): Promise<MachineEventBody[]> {
+    return list(
+      "events",
+      MachineEventBody,
+      await this.#json("GET", `${machinePath(ref)}/events`, {}),
+    );
+  }
+
+  async hosts(signal?: AbortSignal): Promise<Host[]> {
+    return list("hosts", Host, await this.#json("GET", "/v1/hosts", { signal }));
+  }
+
+  async start(ref: string): Promise<Machine> {
+    return Machine.parse(
+      await this.#json("POST", `${machinePath(ref)}/start`, { key: crypto.randomUUID() }),
+    );
+  }
+
+  /** `timeout` in seconds until the machine is killed; undefined = as it was created. */
+  async stop(ref: string, timeout?: number): Promise<Machine> {
+    return Machine.parse(
+      await this.#json("POST", `${machinePath(ref)}/stop`, {
+        body: timeout === undefined ? {} : { timeout },
+        key: crypto.randomUUID(),
+      }),
+    );
+  }
+
+  async remove(ref: string): Promise<void> {
+    await this.#json("DELETE", machinePath(ref), {});
+  }
+
+  /** Returns when the machine is in one of the states, or null when `seconds` passed. */
+  async wait(
+    ref: string,
+    states: string[],
+    seconds: number,
+    signal?: AbortSignal,
+  ): Promise<Machine | null> {
+    const query = new URLSearchParams({ state: states.join(","), timeout: String(seconds) });
+    const path = `${machinePath(ref)}/wait?${query.toString()}`;
+    try {
+      return Machine.parse(await this.#json("GET", path, { signal }));
+    } catch (error) {
+      if (error instanceof LvError && error.reason === "WAIT_TIMEOUT") return null;
+      throw error;
+    }
+  }
+
+  /**
+   * The machine's output, in order and each line once; survives a restart of the
+   * control plane by asking again from the last sequence. `follow` ends when the
+   * machine's run has ended and everything was sent.
+   */
+  async *logs(ref: string, follow: boolean, signal?: AbortSignal): AsyncGenerator<LogLine> {
+    let last: string | null = null;
+    let failingSince: number | null = null;
+    const backoff = new Backoff({ baseMs: 200, capMs: 3_000 });
+    for (;;) {
+      try {
+        for await (const event of this.#events(ref, follow, last, signal)) {
+          failingSince = null;
+          backoff.reset();
+          if (event.event === "end") return;
+          if (event.event === "error") throw errorFrom(500, event.data);
+          if (event.event !== "log") continue;
+          const line = LogLine.parse(JSON.parse(event.data));
+          last = event.id ?? String(line.sequence);
+          yield line;
+        }
+      } catch (error) {
+        if (signal?.aborted === true) throw abortReason(signal);
+        if (error instanceof LvError && !error.retryable) throw error;
+        if (error instanceof z.ZodError) throw unreadable("log line", error);
+      }
+      // Cut off before its end: a stream without "end" is never complete.
+      failingSince ??= this.#clock.now();
+      if (this.#clock.now() - failingSince > this.#patienceMs)
+        throw new LvError(
+          "LINK_LOST",
+          `The log stream of ${ref} was cut off and did not come back`,
+        );
+      await this.#clock.sleep(backoff.next(), signal);
+    }
+  }
+
+  async *#events(ref: string, follow: boolean, last: string | null, signal?: AbortSignal) {
+    const response = await this.#response(
+      "GET",
+      `${machinePath(ref)}/logs?follow=${String(follow)}`,
+      {
+        signal,
+        headers: {
+          accept: "text/event-stream",
+          ...(last === null ? {} : { "last-event-id": last }),
+        },
+      },
+      null,
+    );
+    if (response.body === null) return;
+    yield* serverEvents(response.body);
+  }
+
+  async #json(method: string, path: string, options: CallOptions): Promise<unknown> {
+    const response = await this.#response(method, path, options, requestTimeout(path));
+    if (response.status === 204) return null;
+    return response.json();
+  }
+
+  async #response(
+    method: string,
+    path: string,
+    options: CallOptions,
+    timeoutMs: number | null,
+  ): Promise<Response> {
+    const began = this.#clock.now();
+    const backoff = new Backoff({ baseMs: 100, capMs: 2_000 });
+    for (;;) {
+      const error = await this.#attempt(method, path, options, timeoutMs);
+      if (error instanceof Response) return error;
+      if (options.signal?.aborted === true) throw abortReason(options.signal);
+      const patience = this.#answered ? this.#patienceMs : this.#firstPatienceMs;
+      if (!LOCAL_RETRIES.has(error.reason) || this.#clock.now() - began > patience) throw error;
+      await this.#clock.sleep(backoff.next(), options.signal);
+    }
+  }
+
+  /** One try: the response when it is a success, the error otherwise. */
+  async #attempt(
+    method: string,
+    path: string,
+    options: CallOptions,
+    timeoutMs: number | null,
+  ): Promise<Response | LvError> {
+    const signals = [
+      options.signal,
+      timeoutMs === null ? undefined : AbortSignal.timeout(timeoutMs),
+    ];
+    const init: RequestInit = {
+      method,
+      headers: {
+        ...(options.body === undefined ? {} : { "content-type": "application/json" }),
+        ...(options.key === undefined ? {} : { "idempotency-key": options.key }),
+        ...options.headers,
+      },
+      signal: AbortSignal.any(signals.filter((signal) => signal !== undefined)),
+      ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
+    };
+    let response: Response;
+    try {
+      response = await this.#fetch(this.url + path, init);
+    } catch (cause) {
+      return new LvError(
+        "LINK_LOST",
+        `Cannot reach the control plane at ${this.url}: is it running? LEVERET_URL names another, \`lev quickstart\` starts one`,
+        { cause },
+      );
+    }
+    this.#answered = true;
+    if (response.ok) return response;
+    return errorFrom(response.status, await response.text());
+  }
+}
+
+function machinePath(ref: string): string {
+  return `/v1/machines/${encodeURIComponent(ref)}`;
+}
+
+/** A wait may last as long as it was asked to; everything else has one bound. */
+function requestTimeout(path: string): number {
+  const seconds = /[?&]timeout=(\d+)/.exec(path)?.[1];
+  return REQUEST_TIMEOUT_MS + (seconds === undefined ? 0 : Number(seconds) * 1000);
+}
+
+function list<T>(key: string, item: z.ZodType<T>, body: unknown): T[] {
+  const parsed = z.union([z.array(item), z.object({ [key]: z.array(item) })]).safeParse(body);
+  if (!parsed.success) throw unreadable(key, parsed.error);
+  return Array.isArray(parsed.data) ? parsed.data : (parsed.data[key] ?? []);
+}
+
+function unreadable(what: string, cause: z.ZodError): LvError {
+  return new LvError(
+    "INTERNAL",
+    `The control plane's ${what} cannot be read: is it of another version? ${z.prettifyError(cause).slice(0, 300)}`,
+    { cause },
+  );
+}
+
+/** The body's reason when the table has it; otherwise the best that the status says. */
+function errorFrom(status: number, text: string): LvError {
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    body = null;
+  }
+  const parsed = ErrorBody.safeParse(body);
+  if (!parsed.success)
+    return new LvError("INTERNAL", `The control plane answered ${status}: ${text.slice(0, 200)}`);
+  const { reason, message } = parsed.data.error;
+  if (isReason(reason)) return new LvError(reason, message);
+  const fallback =
+    Object.entries(REASONS).find(([, row]) => row.http === status)?.[0] ?? "INTERNAL";
+  return new LvError(isReason(fallback) ? fallback : "INTERNAL", `${reason}: ${message}`);
+}

@@ -1,0 +1,152 @@
+/** `lev doctor`: what this machine lacks, and the command that mends each. */
+import { existsSync, readdirSync, statfsSync } from "node:fs";
+import { join } from "node:path";
+import packageJson from "../../package.json" with { type: "json" };
+import { exactly, parse, type Command } from "../command.ts";
+import { out } from "../output.ts";
+import { cacheDir, CHECKOUT } from "../paths.ts";
+import { mib, table } from "../render.ts";
+import { kvmFacts } from "../setup/kvm.ts";
+import { missingPackages, type Purpose } from "../setup/packages.ts";
+import { freePort } from "../setup/services.ts";
+
+/** "note" = worth knowing, needed by nothing that has no other way. */
+export type Check = {
+  name: string;
+  state: "ok" | "missing" | "note";
+  detail: string;
+  mend: string;
+};
+
+const DISK_NEEDED_MIB = 4096;
+
+export const command: Command = {
+  summary: "say what this machine lacks and how to mend it",
+  help: `usage: lev doctor
+
+Ends with 1 when something is missing that running machines needs.
+`,
+  run: async (argv) => {
+    exactly(parse(argv, {}).positionals, 0, "");
+    const checks = await allChecks();
+    await out(doctorTable(checks));
+    return checks.some((check) => check.state === "missing") ? 1 : 0;
+  },
+};
+
+/** Pure. */
+export function doctorTable(checks: Check[]): string {
+  const rows = checks.map((check) => [check.name, check.state, check.detail, check.mend]);
+  return table(["CHECK", "STATE", "FOUND", "MEND WITH"], rows);
+}
+
+async function allChecks(): Promise<Check[]> {
+  return [
+    bunCheck(),
+    ...kvmChecks(),
+    await packageCheck("packages: host", "host"),
+    await packageCheck("packages: quickstart", "quickstart"),
+    noteAtMost(await packageCheck("packages: test", "test")),
+    nativeCheck(),
+    kernelCheck(),
+    cgroupCheck(),
+    diskCheck(),
+    await portCheck("REST port", 8080, "HTTP_PORT"),
+    await portCheck("gRPC port", 8090, "GRPC_PORT"),
+  ];
+}
+
+function ok(name: string, detail: string): Check {
+  return { name, state: "ok", detail, mend: "" };
+}
+
+function bunCheck(): Check {
+  const wanted = packageJson.dependencies.bun;
+  if (Bun.version === wanted) return ok("bun", Bun.version);
+  return {
+    name: "bun",
+    state: "missing",
+    detail: `${Bun.version}, pinned is ${wanted}`,
+    mend: "npm ci",
+  };
+}
+
+function kvmChecks(): Check[] {
+  const { cpuFlag, deviceError } = kvmFacts();
+  const lab = "machines run in a lab: ./lev lab up";
+  return [
+    cpuFlag === null
+      ? { name: "CPU", state: "note", detail: "neither vmx nor svm", mend: lab }
+      : ok("CPU", cpuFlag),
+    deviceError === null
+      ? ok("/dev/kvm", "opens")
+      : { name: "/dev/kvm", state: "note", detail: deviceError, mend: `modprobe kvm; or ${lab}` },
+  ];
+}
+
+async function packageCheck(name: string, purpose: Purpose): Promise<Check> {
+  const missing = (await missingPackages([purpose])).map((entry) => entry.name);
+  if (missing.length === 0) return ok(name, "all there");
+  return {
+    name,
+    state: "missing",
+    detail: `${missing.length} not installed`,
+    mend: `apt-get install ${missing.join(" ")}`,
+  };
+}
+
+/** What only the test suite uses is no fault of a host. */
+function noteAtMost(check: Check): Check {
+  return check.state === "missing" ? { ...check, state: "note" } : check;
+}
+
+function nativeCheck(): Check {
+  const files = ["libleveret.so", "init"];
+  const absent = files.filter((file) => !existsSync(join(CHECKOUT, "native", "out", file)));
+  if (absent.length === 0) return ok("native parts", files.join(", "));
+  return {
+    name: "native parts",
+    state: "missing",
+    detail: `${absent.join(", ")} not built`,
+    mend: "bun run build",
+  };
+}
+
+function kernelCheck(): Check {
+  const dir = join(cacheDir(), "kernels");
+  const packages = existsSync(dir)
+    ? readdirSync(dir).filter((name) => existsSync(join(dir, name, "manifest.json")))
+    : [];
+  if (packages.length > 0) return ok("guest kernel", `${packages.length} in ${dir}`);
+  return { name: "guest kernel", state: "missing", detail: "none", mend: "./lev kernel" };
+}
+
+function cgroupCheck(): Check {
+  if (existsSync("/sys/fs/cgroup/cgroup.controllers")) return ok("cgroup v2", "/sys/fs/cgroup");
+  return {
+    name: "cgroup v2",
+    state: "note",
+    detail: "not at /sys/fs/cgroup",
+    mend: "boot with systemd.unified_cgroup_hierarchy=1",
+  };
+}
+
+function diskCheck(): Check {
+  let dir = cacheDir();
+  while (!existsSync(dir)) dir = join(dir, "..");
+  const { bavail, bsize } = statfsSync(dir);
+  const freeMib = Math.floor((bavail * bsize) / (1 << 20));
+  const detail = `${mib(freeMib)} free under ${dir}`;
+  if (freeMib >= DISK_NEEDED_MIB) return ok("disk", detail);
+  return {
+    name: "disk",
+    state: "missing",
+    detail,
+    mend: "free some space, or set LEVERET_CACHE_DIR",
+  };
+}
+
+async function portCheck(name: string, port: number, variable: string): Promise<Check> {
+  if ((await freePort(port)) === port) return ok(name, `${port} is free`);
+  return { name, state: "note", detail: `${port} is taken`, mend: `set ${variable} for the cp` };
+}

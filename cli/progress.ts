@@ -1,0 +1,79 @@
+/**
+ * What long work looks like. For a person: one line that is rewritten. Otherwise
+ * (CI, a file): a line at the start and one at the end of each step, and one every
+ * ten seconds between, so that a log shows where the time went.
+ */
+import { systemClock } from "../lib/clock.ts";
+import type { Machine } from "../proto/rest.ts";
+import { err, isLive } from "./output.ts";
+import { bytes, duration } from "./render.ts";
+
+const LIVE_TICK_MS = 200;
+const PLAIN_TICK_MS = 10_000;
+const CLEAR = "\r\u001b[K";
+
+/** Numbered steps with elapsed times on standard error. */
+export class Steps {
+  readonly #total: number;
+  readonly #began = systemClock.now();
+  #number = 0;
+
+  constructor(total: number) {
+    this.#total = total;
+  }
+
+  /** Runs the work under a line of its own; what it returns as `note` ends that line. */
+  async step<T>(title: string, work: () => Promise<{ value: T; note?: string }>): Promise<T> {
+    this.#number += 1;
+    const label = `[${this.#number}/${this.#total}] ${title}`;
+    const began = systemClock.now();
+    const elapsed = (): string => duration(systemClock.now() - began);
+    const live = isLive();
+    if (!live) await err(`${label} ...\n`);
+    const timer = setInterval(
+      () => void err(live ? `${CLEAR}${label} ... ${elapsed()}` : `${label} ... ${elapsed()}\n`),
+      live ? LIVE_TICK_MS : PLAIN_TICK_MS,
+    );
+    try {
+      const { value, note } = await work();
+      clearInterval(timer);
+      await err(
+        `${live ? CLEAR : ""}${label}: ${note === undefined ? "" : `${note}, `}${elapsed()}\n`,
+      );
+      return value;
+    } catch (error) {
+      clearInterval(timer);
+      await err(`${live ? CLEAR : ""}${label}: failed after ${elapsed()}\n`);
+      throw error;
+    }
+  }
+
+  /** Since the first step. */
+  total(): string {
+    return duration(systemClock.now() - this.#began);
+  }
+}
+
+/** The image's way onto the host, while `lev run` waits for it. */
+export class ImageProgressView {
+  #last = "";
+
+  async show(machine: Machine): Promise<void> {
+    const progress = machine.image_progress;
+    if (progress === null || progress.phase === "ready" || progress.phase === "failed") return;
+    const amount =
+      progress.bytes_total > 0
+        ? ` ${bytes(progress.bytes_done)} of ${bytes(progress.bytes_total)}`
+        : "";
+    const layers = progress.layers > 0 ? `, ${progress.layers} layers` : "";
+    const line = `lev: ${progress.phase} ${machine.config.image}`;
+    if (isLive()) await err(`${CLEAR}${line}${amount}${layers}`);
+    // Without a terminal only the phases: the bytes would be a line a second.
+    else if (line !== this.#last) await err(`${line}${layers}\n`);
+    this.#last = line;
+  }
+
+  async end(): Promise<void> {
+    if (this.#last !== "" && isLive()) await err(CLEAR);
+  }
+}

@@ -35,7 +35,8 @@ type CallOptions = {
 };
 
 const REQUEST_TIMEOUT_MS = 30_000;
-const LOCAL_RETRIES = new Set(["LINK_LOST", "HOST_UNAVAILABLE", "DATABASE_UNAVAILABLE"]);
+/** Errors that pass by themselves soon; a host that is away may stay away, so that is told at once. */
+const RETRIED = new Set(["LINK_LOST", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN"]);
 
 /** LEVERET_URL. Throws CONFIG_INVALID when it is no http(s) address. */
 export function controlPlaneUrl(env: NodeJS.ProcessEnv = process.env): string {
@@ -202,7 +203,7 @@ export class Client {
       if (error instanceof Response) return error;
       if (options.signal?.aborted === true) throw abortReason(options.signal);
       const patience = this.#answered ? this.#patienceMs : this.#firstPatienceMs;
-      if (!LOCAL_RETRIES.has(error.reason) || this.#clock.now() - began > patience) throw error;
+      if (!RETRIED.has(error.reason) || this.#clock.now() - began > patience) throw error;
       await this.#clock.sleep(backoff.next(), options.signal);
     }
   }

@@ -1,0 +1,51 @@
+import { expect, test } from "bun:test";
+import { CreateMachineRequest } from "../../proto/rest.ts";
+import { UsageError } from "../command.ts";
+import { parseRun } from "./run.ts";
+
+test("the whole command line becomes a request that the API's own schema takes", () => {
+  const argv = [
+    ["--rm", "-e", "A=1", "--env", "B", "--cpus", "2", "--memory", "512", "--disk", "64"],
+    ["--name", "web-1", "--kernel", "/k/vmlinux", "--initrd", "/k/initrd", "--user", "1000:1000"],
+    ["--workdir", "/srv", "--entrypoint", "/bin/sh", "--stop-timeout", "3"],
+    ["127.0.0.1:5000/a/b:1", "-c", "exit 7"],
+  ].flat();
+  const { request, rm, detach } = parseRun(argv, { B: "here" });
+  expect({ rm, detach }).toEqual({ rm: true, detach: false });
+  expect(request).toEqual({
+    name: "web-1",
+    config: {
+      image: "127.0.0.1:5000/a/b:1",
+      guest: { cpus: 2, memory_mb: 512, disk_mb: 64, kernel: "/k/vmlinux", initrd: "/k/initrd" },
+      env: { A: "1", B: "here" },
+      init: {
+        entrypoint: ["/bin/sh"],
+        cmd: ["-c", "exit 7"],
+        working_dir: "/srv",
+        user: "1000:1000",
+      },
+      stop_config: { timeout: 3 },
+    },
+  });
+  expect(CreateMachineRequest.safeParse(request).success).toBe(true);
+});
+
+test("what is not asked for is left to the API's defaults", () => {
+  const { request } = parseRun(["img"], {});
+  expect(request).toEqual({
+    config: { image: "img", guest: {}, env: {}, init: {}, stop_config: {} },
+  });
+});
+
+test("wrong command lines are refused before anything is created", () => {
+  const wrong = [
+    [],
+    ["--rm"],
+    ["--rm", "-d", "img"],
+    ["--cpus", "0", "img"],
+    ["--cpus", "9", "img"],
+    ["--memory", "1g", "img"],
+    ["--bogus", "img"],
+  ];
+  for (const argv of wrong) expect(() => parseRun(argv, {})).toThrow(UsageError);
+});

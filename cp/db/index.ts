@@ -1,0 +1,108 @@
+/**
+ * The one door to PostgreSQL: pool, migrations and transactions. SQLSTATEs become
+ * reasons of the error table here and nowhere else.
+ */
+import { join } from "node:path";
+import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
+import { migrate } from "drizzle-orm/postgres-js/migrator";
+import postgres from "postgres";
+import { LvError } from "../../proto/errors.ts";
+import type { Address } from "./embedded.ts";
+
+type Root = PostgresJsDatabase;
+/** A pool or a transaction: queries take either. */
+export type Db = Root | Parameters<Parameters<Root["transaction"]>[0]>[0];
+
+export type Database = AsyncDisposable & {
+  db: Db;
+  /** Runs in one READ COMMITTED transaction; repeated when PostgreSQL aborts it as a deadlock's victim. */
+  transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>;
+  /** Throws DATABASE_UNAVAILABLE when the server does not answer. */
+  ping(): Promise<void>;
+};
+
+type Options = { max: number; connect_timeout?: number; onnotice: () => undefined };
+
+const POOL_SIZE = 16;
+const CONNECT_TIMEOUT_S = 5;
+const TRANSACTION_ATTEMPTS = 5;
+
+/** Connects, and brings the schema up to date from drizzle/. */
+export async function openDatabase(where: string | Address): Promise<Database> {
+  const options = {
+    max: POOL_SIZE,
+    connect_timeout: CONNECT_TIMEOUT_S,
+    onnotice: () => undefined,
+  };
+  const sql = connect(where, options);
+  const db = drizzle(sql);
+  try {
+    await migrate(db, { migrationsFolder: join(import.meta.dir, "..", "..", "drizzle") });
+  } catch (error) {
+    await sql.end({ timeout: 1 });
+    throw fromDatabase(error);
+  }
+  return {
+    db,
+    transaction: (work) => transact(db, work),
+    ping: async () => {
+      await sql`select 1`.catch((error: unknown) => {
+        throw fromDatabase(error);
+      });
+    },
+    [Symbol.asyncDispose]: () => sql.end({ timeout: 2 }),
+  };
+}
+
+/** libpq's form for a unix socket, `postgres://…/db?host=/run/postgresql`, works too. */
+export function connect(where: string | Address, options: Options): postgres.Sql {
+  if (typeof where !== "string") return postgres({ ...options, ...where });
+  const url = new URL(where);
+  const host = url.searchParams.get("host");
+  if (host === null) return postgres(where, options);
+  url.searchParams.delete("host");
+  return postgres(url.href, { ...options, host });
+}
+
+async function transact<T>(db: Root, work: (tx: Db) => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await db.transaction(work);
+    } catch (error) {
+      const state = sqlState(error);
+      const again = state === "40P01" || state === "40001";
+      if (!again || attempt === TRANSACTION_ATTEMPTS) throw fromDatabase(error);
+    }
+  }
+}
+
+/** The SQLSTATE (or a socket's error code) behind whatever the driver threw. */
+function sqlState(error: unknown): string | undefined {
+  for (let at: unknown = error; at instanceof Error; at = at.cause)
+    if ("code" in at && typeof at.code === "string") return at.code;
+  return undefined;
+}
+
+/** The unique constraint that was violated, if that is what happened. */
+export function violatedConstraint(error: unknown): string | undefined {
+  for (let at: unknown = error; at instanceof Error; at = at.cause)
+    if ("code" in at && at.code === "23505" && "constraint_name" in at)
+      return String(at.constraint_name);
+  return undefined;
+}
+
+const GONE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|ENOENT|EPIPE|ETIMEDOUT|08|57P0|53300)/;
+
+/** LvErrors pass; what says that the server is away is DATABASE_UNAVAILABLE. */
+export function fromDatabase(error: unknown): unknown {
+  if (error instanceof LvError) return error;
+  const state = sqlState(error);
+  if (state === undefined) return error;
+  if (state === "22021" || state === "22P05")
+    return new LvError("BAD_REQUEST", "A text contains a NUL character", { cause: error });
+  if (GONE.test(state))
+    return new LvError("DATABASE_UNAVAILABLE", "The database does not answer; try again", {
+      cause: error,
+    });
+  return error;
+}

@@ -1,0 +1,19 @@
+import { desc, eq } from "drizzle-orm";
+import type { Db } from "../index.ts";
+import { events, type EventRow } from "../schema/events.ts";
+
+export type NewEvent = Omit<typeof events.$inferInsert, "sequence" | "createdAt">;
+
+export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
+  await tx.insert(events).values(event);
+}
+
+/** Newest first. */
+export function listEvents(tx: Db, machineId: string, limit: number): Promise<EventRow[]> {
+  return tx
+    .select()
+    .from(events)
+    .where(eq(events.machineId, machineId))
+    .orderBy(desc(events.sequence))
+    .limit(limit);
+}

@@ -1,0 +1,108 @@
+import { and, asc, eq, or, sql } from "drizzle-orm";
+import type { Db } from "../index.ts";
+import { hosts, type HostRow } from "../schema/hosts.ts";
+import { placements } from "../schema/placements.ts";
+
+export type Registration = Pick<
+  HostRow,
+  | "id"
+  | "hostname"
+  | "arch"
+  | "kvm"
+  | "version"
+  | "labels"
+  | "bootId"
+  | "ownerReplica"
+  | "capacityCpus"
+  | "capacityMemoryMib"
+  | "capacityDiskMib"
+>;
+
+/**
+ * One statement makes the host ready and begins its next epoch, by the database's
+ * clock; what every older stream still writes then fails its `AND epoch`. Returns
+ * the epoch. The caller's transaction holds the row's lock from here on.
+ */
+export async function registerHost(tx: Db, host: Registration): Promise<number> {
+  const { id: _, ...fields } = host;
+  const [row] = await tx
+    .insert(hosts)
+    .values({ ...host, state: "ready", epoch: 1, lastSeenAt: sql`now()` })
+    .onConflictDoUpdate({
+      target: hosts.id,
+      set: { ...fields, state: "ready", epoch: sql`${hosts.epoch} + 1`, lastSeenAt: sql`now()` },
+    })
+    .returning({ epoch: hosts.epoch });
+  if (row === undefined) throw new Error("register returned no row");
+  return row.epoch;
+}
+
+/** Rebuilds the cache from the placements. The caller holds the row's lock already: a
+ * subquery sees only what was committed before its own statement began. */
+export async function recountCommitted(tx: Db, hostId: string): Promise<void> {
+  const sum = (column: string): ReturnType<typeof sql> =>
+    sql`coalesce((select sum(${sql.raw(column)}) from ${placements} where ${placements.hostId} = ${hostId}), 0)`;
+  await tx
+    .update(hosts)
+    .set({
+      committedCpus: sum("case when running then cpus else 0 end"),
+      committedMemoryMib: sum("case when running then memory_mib else 0 end"),
+      committedDiskMib: sum("disk_mib"),
+    })
+    .where(eq(hosts.id, hostId));
+}
+
+/** False when a newer stream owns the host: the mark-down then belongs to nobody. */
+export async function markDisconnected(tx: Db, hostId: string, epoch: number): Promise<boolean> {
+  const rows = await tx
+    .update(hosts)
+    .set({ state: "disconnected", ownerReplica: null })
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), eq(hosts.state, "ready")))
+    .returning({ id: hosts.id });
+  return rows.length > 0;
+}
+
+/** At the start of the only control plane no stream is open, whatever the rows say. */
+export async function markAllDisconnected(tx: Db): Promise<string[]> {
+  const rows = await tx
+    .update(hosts)
+    .set({ state: "disconnected", ownerReplica: null })
+    .where(eq(hosts.state, "ready"))
+    .returning({ id: hosts.id });
+  return rows.map((row) => row.id);
+}
+
+export async function touchHost(tx: Db, hostId: string, epoch: number): Promise<boolean> {
+  const rows = await tx
+    .update(hosts)
+    .set({ lastSeenAt: sql`now()` })
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch)))
+    .returning({ id: hosts.id });
+  return rows.length > 0;
+}
+
+/** True while this epoch is the host's newest; holds it so until the transaction ends. */
+export async function ownsEpoch(tx: Db, hostId: string, epoch: number): Promise<boolean> {
+  const rows = await tx
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch)));
+  return rows.length > 0;
+}
+
+export function listHosts(tx: Db): Promise<HostRow[]> {
+  return tx.select().from(hosts).orderBy(asc(hosts.createdAt), asc(hosts.id));
+}
+
+export function findHosts(tx: Db, idOrName: string): Promise<HostRow[]> {
+  return tx
+    .select()
+    .from(hosts)
+    .where(or(eq(hosts.id, idOrName), eq(hosts.hostname, idOrName)))
+    .limit(2);
+}
+
+export async function getHost(tx: Db, id: string): Promise<HostRow | undefined> {
+  const [row] = await tx.select().from(hosts).where(eq(hosts.id, id));
+  return row;
+}

@@ -1,0 +1,26 @@
+import { eq } from "drizzle-orm";
+import type { Db } from "../index.ts";
+import { idempotencyKeys } from "../schema/idempotency-keys.ts";
+
+export type Claim = { key: string; requestHash: string; machineId: string };
+
+/**
+ * Takes the key for this transaction. When it is taken already, waits for the
+ * other transaction to end and returns what it wrote; null = the key is ours.
+ */
+export async function claimKey(
+  tx: Db,
+  claim: Claim,
+): Promise<{ requestHash: string; machineId: string } | null> {
+  const inserted = await tx
+    .insert(idempotencyKeys)
+    .values(claim)
+    .onConflictDoNothing()
+    .returning({ key: idempotencyKeys.key });
+  if (inserted.length > 0) return null;
+  const [row] = await tx
+    .select({ requestHash: idempotencyKeys.requestHash, machineId: idempotencyKeys.machineId })
+    .from(idempotencyKeys)
+    .where(eq(idempotencyKeys.key, claim.key));
+  return row ?? null;
+}

@@ -1,0 +1,142 @@
+import { and, asc, count, desc, eq, inArray, ne, notInArray, sql } from "drizzle-orm";
+import type { MachineState } from "../../../proto/states.ts";
+import type { Db } from "../index.ts";
+import { hosts } from "../schema/hosts.ts";
+import { machines, type MachineRow } from "../schema/machines.ts";
+import { ops } from "../schema/ops.ts";
+
+export type NewMachine = typeof machines.$inferInsert;
+export type MachineChange = Partial<Omit<MachineRow, "id" | "createdAt" | "updatedAt">>;
+
+/** States that a dropped link turns into "unknown". */
+const LIVE: MachineState[] = ["starting", "started", "stopping"];
+
+export async function insertMachine(tx: Db, machine: NewMachine): Promise<MachineRow> {
+  const [row] = await tx.insert(machines).values(machine).returning();
+  if (row === undefined) throw new Error("insert returned no row");
+  return row;
+}
+
+/** Locks the row until the transaction ends. */
+export async function lockMachine(tx: Db, id: string): Promise<MachineRow | undefined> {
+  const [row] = await tx.select().from(machines).where(eq(machines.id, id)).for("update");
+  return row;
+}
+
+export async function getMachine(tx: Db, id: string): Promise<MachineRow | undefined> {
+  const [row] = await tx.select().from(machines).where(eq(machines.id, id));
+  return row;
+}
+
+export async function updateMachine(
+  tx: Db,
+  id: string,
+  change: MachineChange,
+): Promise<MachineRow> {
+  const [row] = await tx
+    .update(machines)
+    .set({ ...change, updatedAt: sql`now()` })
+    .where(eq(machines.id, id))
+    .returning();
+  if (row === undefined) throw new Error(`machine ${id} has no row`);
+  return row;
+}
+
+/** The machine that has the name now, else the newest of those being destroyed. */
+export async function findByName(tx: Db, name: string): Promise<MachineRow | undefined> {
+  const rows = await tx
+    .select()
+    .from(machines)
+    .where(and(eq(machines.name, name), ne(machines.observedState, "destroyed")))
+    .orderBy(sql`${machines.desiredState} = 'destroyed'`, desc(machines.createdAt))
+    .limit(1);
+  return rows[0];
+}
+
+/** At most two: one is found, two are ambiguous. Destroyed ones are left out. */
+export function findByPrefix(tx: Db, prefix: string): Promise<MachineRow[]> {
+  return tx
+    .select()
+    .from(machines)
+    .where(and(sql`${machines.id} ^@ ${prefix}`, ne(machines.observedState, "destroyed")))
+    .limit(2);
+}
+
+/** Newest first. Without `states`, all that are not destroyed. */
+export function listMachines(
+  tx: Db,
+  filter: { states?: MachineState[]; name?: string; limit: number },
+): Promise<MachineRow[]> {
+  return tx
+    .select()
+    .from(machines)
+    .where(
+      and(
+        filter.states === undefined
+          ? ne(machines.observedState, "destroyed")
+          : inArray(machines.observedState, filter.states),
+        filter.name === undefined ? undefined : eq(machines.name, filter.name),
+      ),
+    )
+    .orderBy(desc(machines.createdAt), desc(machines.id))
+    .limit(filter.limit);
+}
+
+/** Machines of the host that are not destroyed. */
+export function machinesOfHost(tx: Db, hostId: string): Promise<MachineRow[]> {
+  return tx
+    .select()
+    .from(machines)
+    .where(and(eq(machines.hostId, hostId), ne(machines.observedState, "destroyed")))
+    .orderBy(asc(machines.id));
+}
+
+export async function countByHost(tx: Db): Promise<Map<string, number>> {
+  const rows = await tx
+    .select({ hostId: machines.hostId, machines: count() })
+    .from(machines)
+    .where(ne(machines.observedState, "destroyed"))
+    .groupBy(machines.hostId);
+  return new Map(rows.flatMap((row) => (row.hostId === null ? [] : [[row.hostId, row.machines]])));
+}
+
+/**
+ * The host's stream is down: what was live is "unknown". Nothing happens when a
+ * newer stream has made the host ready again. Returns the machines that changed.
+ */
+export async function markUnknown(tx: Db, hostId: string): Promise<string[]> {
+  const down = tx
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(and(eq(hosts.id, hostId), ne(hosts.state, "ready")));
+  const rows = await tx
+    .update(machines)
+    .set({ observedState: "unknown", updatedAt: sql`now()` })
+    .where(and(inArray(machines.hostId, down), inArray(machines.observedState, LIVE)))
+    .returning({ id: machines.id });
+  return rows.map((row) => row.id);
+}
+
+/**
+ * Machines of connected hosts that are not as desired and have no op under way.
+ * Coarse: core's `remedy` decides.
+ */
+export function findDiverged(tx: Db, hostIds: string[], limit: number): Promise<MachineRow[]> {
+  const busy = tx
+    .select({ id: ops.machineId })
+    .from(ops)
+    .where(inArray(ops.state, ["pending", "sent", "acked"]));
+  return tx
+    .select()
+    .from(machines)
+    .where(
+      and(
+        inArray(machines.hostId, hostIds),
+        ne(machines.observedState, "destroyed"),
+        ne(machines.observedState, machines.desiredState),
+        notInArray(machines.id, busy),
+      ),
+    )
+    .orderBy(asc(machines.updatedAt))
+    .limit(limit);
+}

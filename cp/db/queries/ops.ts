@@ -1,0 +1,122 @@
+import { and, asc, eq, inArray, ne, or, sql } from "drizzle-orm";
+import type { Db } from "../index.ts";
+import { machines, type MachineRow } from "../schema/machines.ts";
+import { ops, type OpCommand, type OpRow, type OpState } from "../schema/ops.ts";
+
+const OPEN: OpState[] = ["pending", "sent", "acked"];
+
+export type NewOp = {
+  id: string;
+  machineId: string;
+  hostId: string;
+  generation: number;
+  command: OpCommand;
+};
+
+/** Writes the op and closes the machine's older ones: the last word holds. */
+export async function insertOp(tx: Db, op: NewOp): Promise<void> {
+  await tx
+    .update(ops)
+    .set({ state: "superseded", finishedAt: sql`now()` })
+    .where(and(eq(ops.machineId, op.machineId), inArray(ops.state, OPEN)));
+  await tx.insert(ops).values(op);
+}
+
+export type Outgoing = { op: OpRow; machine: MachineRow | null };
+
+/**
+ * What a stream has to send: never sent, or sent under an earlier epoch and not
+ * known to be journalled. Oldest first.
+ */
+export async function findOutgoing(
+  tx: Db,
+  hostId: string,
+  epoch: number,
+  limit: number,
+): Promise<Outgoing[]> {
+  return tx
+    .select({ op: ops, machine: machines })
+    .from(ops)
+    .leftJoin(machines, eq(machines.id, ops.machineId))
+    .where(
+      and(
+        eq(ops.hostId, hostId),
+        or(eq(ops.state, "pending"), and(eq(ops.state, "sent"), ne(ops.sentEpoch, epoch))),
+      ),
+    )
+    .orderBy(asc(ops.sequence))
+    .limit(limit);
+}
+
+export async function markSent(tx: Db, opId: string, epoch: number): Promise<void> {
+  await tx
+    .update(ops)
+    .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1` })
+    .where(and(eq(ops.id, opId), inArray(ops.state, ["pending", "sent"])));
+}
+
+export async function markAcked(tx: Db, opId: string, hostId: string): Promise<void> {
+  await tx
+    .update(ops)
+    .set({ state: "acked" })
+    .where(and(eq(ops.id, opId), eq(ops.hostId, hostId), inArray(ops.state, ["pending", "sent"])));
+}
+
+/** The open op of that id, or undefined when it is closed already (a repeated Result). */
+export async function finishOp(
+  tx: Db,
+  opId: string,
+  hostId: string,
+  outcome: {
+    state: "done" | "failed" | "superseded";
+    reason: string | null;
+    message: string | null;
+  },
+): Promise<OpRow | undefined> {
+  const [row] = await tx
+    .update(ops)
+    .set({
+      state: outcome.state,
+      errorReason: outcome.reason,
+      errorMessage: outcome.message,
+      finishedAt: sql`now()`,
+    })
+    .where(and(eq(ops.id, opId), eq(ops.hostId, hostId), inArray(ops.state, OPEN)))
+    .returning();
+  return row;
+}
+
+export async function hasOpenOp(tx: Db, machineId: string): Promise<boolean> {
+  const rows = await tx
+    .select({ id: ops.id })
+    .from(ops)
+    .where(and(eq(ops.machineId, machineId), inArray(ops.state, OPEN)))
+    .limit(1);
+  return rows.length > 0;
+}
+
+/** Hosts among these for which something waits to be sent. */
+export async function hostsWithPending(tx: Db, hostIds: string[]): Promise<string[]> {
+  if (hostIds.length === 0) return [];
+  const rows = await tx
+    .selectDistinct({ hostId: ops.hostId })
+    .from(ops)
+    .where(and(inArray(ops.hostId, hostIds), eq(ops.state, "pending")));
+  return rows.map((row) => row.hostId);
+}
+
+/** Ops that the host had journalled but no longer knows are sent again. */
+export async function reopenAcked(tx: Db, machineId: string): Promise<void> {
+  await tx
+    .update(ops)
+    .set({ state: "pending" })
+    .where(and(eq(ops.machineId, machineId), eq(ops.state, "acked")));
+}
+
+/** Closes what is open for a machine that is gone for good. */
+export async function closeOps(tx: Db, machineId: string): Promise<void> {
+  await tx
+    .update(ops)
+    .set({ state: "superseded", finishedAt: sql`now()` })
+    .where(and(eq(ops.machineId, machineId), inArray(ops.state, OPEN)));
+}

@@ -1,0 +1,48 @@
+import {
+  bigint,
+  bigserial,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  text,
+  timestamp,
+} from "drizzle-orm/pg-core";
+
+export type OpState = "pending" | "sent" | "acked" | "done" | "failed" | "superseded";
+
+/** What the host is told; the machine's config is read when the op is sent. */
+export type OpCommand =
+  | { kind: "start"; incarnation: number }
+  | { kind: "stop"; signal: number; timeoutMs: number }
+  | { kind: "destroy" };
+
+/**
+ * The outbox: an op is written in the transaction that wants it and sent, at
+ * least once, by whoever holds the host's stream. `machine_id` has no foreign
+ * key: a machine that only its host knows is destroyed by an op too.
+ */
+export const ops = pgTable(
+  "ops",
+  {
+    id: text("id").primaryKey(),
+    sequence: bigserial("sequence", { mode: "number" }).notNull(),
+    machineId: text("machine_id").notNull(),
+    hostId: text("host_id").notNull(),
+    generation: bigint("generation", { mode: "number" }).notNull(),
+    command: jsonb("command").$type<OpCommand>().notNull(),
+    state: text("state").$type<OpState>().notNull().default("pending"),
+    /** The host's epoch under which it was last sent; 0 = never. */
+    sentEpoch: bigint("sent_epoch", { mode: "number" }).notNull().default(0),
+    attempts: integer("attempts").notNull().default(0),
+    errorReason: text("error_reason"),
+    errorMessage: text("error_message"),
+    createdAt: timestamp("created_at", { withTimezone: true }).notNull().defaultNow(),
+    finishedAt: timestamp("finished_at", { withTimezone: true }),
+  },
+  (table) => [
+    index("ops_open").on(table.hostId, table.state, table.sequence),
+    index("ops_machine").on(table.machineId, table.sequence),
+  ],
+);
+export type OpRow = typeof ops.$inferSelect;

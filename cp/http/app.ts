@@ -1,0 +1,63 @@
+/** The REST API: one Hono app, testable in-process through `app.request()`. */
+import { OpenAPIHono } from "@hono/zod-openapi";
+import { bodyLimit } from "hono/body-limit";
+import { LIMITS } from "../../lib/limits.ts";
+import { LvError } from "../../proto/errors.ts";
+import { RequestId } from "../../proto/ids.ts";
+import { LogLine } from "../../proto/rest.ts";
+import type { App, Env, HttpDeps } from "./deps.ts";
+import { errorResponse, fromIssues } from "./errors.ts";
+import { eventRoutes } from "./routes/events.ts";
+import { healthRoutes } from "./routes/health.ts";
+import { hostRoutes } from "./routes/hosts.ts";
+import { logRoutes } from "./routes/logs.ts";
+import { machineRoutes } from "./routes/machines.ts";
+
+/** A caller's own id is taken over when it looks like one. */
+const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
+
+export function createApp(deps: HttpDeps, version: string): App {
+  const app = new OpenAPIHono<Env>({
+    defaultHook: (result) => {
+      if (!result.success) throw fromIssues(result.error);
+    },
+  });
+  app.use(async (c, next) => {
+    const given = c.req.header("x-request-id") ?? "";
+    const requestId = REQUEST_ID.test(given) ? given : RequestId.create();
+    c.set("requestId", requestId);
+    c.header("x-request-id", requestId);
+    await next();
+  });
+  app.use(
+    bodyLimit({
+      maxSize: LIMITS.requestBodyBytes,
+      onError: () => {
+        throw new LvError(
+          "BAD_REQUEST",
+          `The body is larger than ${LIMITS.requestBodyBytes} bytes`,
+        );
+      },
+    }),
+  );
+  app.onError((error, c) => errorResponse(error, c.get("requestId"), deps.log));
+  app.notFound((c) =>
+    errorResponse(
+      new LvError("NOT_FOUND", `No route ${c.req.method} ${c.req.path}`),
+      c.get("requestId"),
+      deps.log,
+    ),
+  );
+  healthRoutes(app, deps);
+  machineRoutes(app, deps);
+  logRoutes(app, deps);
+  eventRoutes(app, deps);
+  hostRoutes(app, deps);
+  // Not the body of any route: it is the data of the log stream's events.
+  app.openAPIRegistry.register("LogLine", LogLine);
+  app.doc31("/openapi.json", {
+    openapi: "3.1.0",
+    info: { title: "Leveret", version, description: "Machines from OCI images on your own hosts" },
+  });
+  return app;
+}

@@ -1,0 +1,16 @@
+/** What the routes are given. */
+import type { OpenAPIHono } from "@hono/zod-openapi";
+import type { Deps } from "../ops/deps.ts";
+import type { LogSource } from "../ops/follow-logs.ts";
+import type { ImageProgress } from "../../proto/rest.ts";
+import type { z } from "zod";
+
+export type HttpDeps = Deps & {
+  logs: LogSource;
+  progress(machineId: string): z.infer<typeof ImageProgress> | null;
+  /** Aborts when the process ends: streams that would never end by themselves do. */
+  shutdown: AbortSignal;
+};
+
+export type Env = { Variables: { requestId: string } };
+export type App = OpenAPIHono<Env>;

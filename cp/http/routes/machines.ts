@@ -1,0 +1,196 @@
+import { LIMITS } from "../../../lib/limits.ts";
+import { LvError } from "../../../proto/errors.ts";
+import {
+  CreateMachineRequest,
+  Machine,
+  StopMachineRequest,
+  type MachineConfig,
+} from "../../../proto/rest.ts";
+import { MACHINE_STATES, type MachineState } from "../../../proto/states.ts";
+import { listEvents } from "../../db/queries/events.ts";
+import { listMachines } from "../../db/queries/machines.ts";
+import { createMachine } from "../../ops/create-machine.ts";
+import { destroyMachine } from "../../ops/destroy-machine.ts";
+import { findMachine } from "../../ops/find.ts";
+import { startMachine } from "../../ops/start-machine.ts";
+import { stopMachine } from "../../ops/stop-machine.ts";
+import { waitForState } from "../../ops/wait.ts";
+import type { App, HttpDeps } from "../deps.ts";
+import { createRoute, failure, json, machineResponse, MachineRef, z } from "../schemas.ts";
+import { eventView, viewMachine, viewMachines } from "../view.ts";
+
+const EVENTS_SHOWN = 50;
+
+const create = createRoute({
+  method: "post",
+  path: "/v1/machines",
+  summary: "Create a machine and start it",
+  request: {
+    headers: z.object({
+      "idempotency-key": z.string().min(1).max(256).optional().meta({
+        description: "The same key with the same body returns the machine of the first call",
+      }),
+    }),
+    body: { required: true, content: { "application/json": { schema: CreateMachineRequest } } },
+  },
+  responses: {
+    201: json(Machine, "The machine; `failed` with NO_CAPACITY when no host has room"),
+    default: failure,
+  },
+});
+
+const List = z.object({
+  state: z.string().optional().meta({ description: "One or more states, separated by commas" }),
+  name: z.string().max(LIMITS.nameMaxLength).optional(),
+  limit: z.coerce.number().int().min(1).max(LIMITS.listMax).default(100),
+});
+
+const list = createRoute({
+  method: "get",
+  path: "/v1/machines",
+  summary: "Machines, newest first; destroyed ones only when asked for",
+  request: { query: List },
+  responses: { 200: json(z.array(Machine), "Machines"), default: failure },
+});
+
+const get = createRoute({
+  method: "get",
+  path: "/v1/machines/{id}",
+  summary: "One machine with its newest events",
+  request: { params: MachineRef },
+  responses: { 200: machineResponse, default: failure },
+});
+
+const start = createRoute({
+  method: "post",
+  path: "/v1/machines/{id}/start",
+  summary: "Start a machine that is at rest",
+  request: { params: MachineRef },
+  responses: { 200: machineResponse, default: failure },
+});
+
+const stop = createRoute({
+  method: "post",
+  path: "/v1/machines/{id}/stop",
+  summary: "Stop a machine",
+  request: {
+    params: MachineRef,
+    body: { required: false, content: { "application/json": { schema: StopMachineRequest } } },
+  },
+  responses: { 200: machineResponse, default: failure },
+});
+
+const destroy = createRoute({
+  method: "delete",
+  path: "/v1/machines/{id}",
+  summary: "Stop a machine and remove all it has",
+  request: { params: MachineRef, query: z.object({ force: z.string().optional() }) },
+  responses: { 200: machineResponse, default: failure },
+});
+
+const Wait = z.object({
+  state: z.string().default("started").meta({
+    description: "One or more states, separated by commas; any of them ends the wait",
+  }),
+  timeout: z.coerce
+    .number()
+    .min(0)
+    .max(LIMITS.waitMaxMs / 1000)
+    .default(60)
+    .meta({ description: "Seconds" }),
+});
+
+const wait = createRoute({
+  method: "get",
+  path: "/v1/machines/{id}/wait",
+  summary: "Wait until the machine is in a state",
+  request: { params: MachineRef, query: Wait },
+  responses: { 200: machineResponse, default: failure },
+});
+
+export function machineRoutes(app: App, deps: HttpDeps): void {
+  app.openapi(create, async (c) => {
+    const { name, config } = c.req.valid("json");
+    checkSize(config);
+    const key = c.req.valid("header")["idempotency-key"];
+    const idempotency =
+      key === undefined ? undefined : { key, requestHash: hash({ name, config }) };
+    const row = await createMachine(deps, { name, config, idempotency });
+    return c.json(await viewMachine(deps, row), 201);
+  });
+
+  app.openapi(list, async (c) => {
+    const { state, name, limit } = c.req.valid("query");
+    const rows = await listMachines(deps.database.db, {
+      limit,
+      ...(state === undefined ? {} : { states: [...parseStates(state)] }),
+      ...(name === undefined ? {} : { name }),
+    });
+    return c.json(await viewMachines(deps, rows), 200);
+  });
+
+  app.openapi(get, async (c) => {
+    const row = await findMachine(deps, c.req.valid("param").id);
+    const events = await listEvents(deps.database.db, row.id, EVENTS_SHOWN);
+    return c.json({ ...(await viewMachine(deps, row)), events: events.map(eventView) }, 200);
+  });
+
+  app.openapi(start, async (c) => {
+    const { id } = await findMachine(deps, c.req.valid("param").id);
+    return c.json(await viewMachine(deps, await startMachine(deps, id)), 200);
+  });
+
+  app.openapi(stop, async (c) => {
+    const { id } = await findMachine(deps, c.req.valid("param").id);
+    // Without a body the validator hands on nothing at all.
+    const body: z.infer<typeof StopMachineRequest> = c.req.valid("json") ?? {};
+    const request = { signal: body.signal, timeoutSeconds: body.timeout };
+    return c.json(await viewMachine(deps, await stopMachine(deps, id, request)), 200);
+  });
+
+  app.openapi(destroy, async (c) => {
+    const { id } = await findMachine(deps, c.req.valid("param").id);
+    return c.json(await viewMachine(deps, await destroyMachine(deps, id)), 200);
+  });
+
+  app.openapi(wait, async (c) => {
+    const { state, timeout } = c.req.valid("query");
+    const wanted = parseStates(state);
+    const { id } = await findMachine(deps, c.req.valid("param").id);
+    const ended = AbortSignal.any([c.req.raw.signal, deps.shutdown]);
+    const row = await waitForState(deps, id, wanted, timeout * 1000, ended);
+    return c.json(await viewMachine(deps, row), 200);
+  });
+}
+
+function parseStates(text: string): Set<MachineState> {
+  const states = new Set<MachineState>();
+  for (const word of text.split(",")) {
+    const state = MACHINE_STATES.find((known) => known === word.trim());
+    if (state === undefined)
+      throw new LvError(
+        "BAD_REQUEST",
+        `state: "${word.slice(0, 40)}" is none of ${MACHINE_STATES.join(", ")}`,
+      );
+    states.add(state);
+  }
+  return states;
+}
+
+/** Bounds over several fields, which the schema cannot say. */
+function checkSize(config: MachineConfig): void {
+  const entries = Object.entries(config.env);
+  const envBytes = entries.reduce((sum, [k, v]) => sum + Buffer.byteLength(k + v) + 2, 0);
+  if (entries.length > LIMITS.envEntries)
+    throw new LvError("BAD_REQUEST", `config.env: more than ${LIMITS.envEntries} entries`);
+  if (envBytes > LIMITS.envBytes)
+    throw new LvError("BAD_REQUEST", `config.env: more than ${LIMITS.envBytes} bytes`);
+  const argv = [...(config.init.entrypoint ?? []), ...(config.init.cmd ?? [])];
+  const argvBytes = argv.reduce((sum, word) => sum + Buffer.byteLength(word) + 1, 0);
+  if (argvBytes > LIMITS.argvBytes)
+    throw new LvError("BAD_REQUEST", `config.init: more than ${LIMITS.argvBytes} bytes`);
+}
+
+function hash(value: unknown): string {
+  return new Bun.CryptoHasher("sha256").update(JSON.stringify(value)).digest("hex");
+}

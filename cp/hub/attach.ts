@@ -1,0 +1,159 @@
+/**
+ * Pairs OpenSession with the Attach call that answers it.
+ *
+ *   open(): id → frame down → waiting ──Attach with the id──→ joined → ended
+ *                                └─ timeout, link lost, caller gone ─→ ended
+ *
+ * The Attach handler belongs to the agent's call and lives until the session has
+ * ended; pieces are pulled through it one at a time, so that a slow reader of the
+ * REST side slows that one HTTP/2 connection and nothing else.
+ */
+import { create } from "@bufbuild/protobuf";
+import { LIMITS } from "../../lib/limits.ts";
+import { LvError, isReason } from "../../proto/errors.ts";
+import { SessionFrameSchema, type SessionFrame } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { SessionId } from "../../proto/ids.ts";
+import type { LogPiece, LogSource } from "../ops/follow-logs.ts";
+import type { Registry } from "./registry.ts";
+import type { HubSession } from "./session.ts";
+import { pieceFromWire } from "./wire.ts";
+
+type Joined = { frames: AsyncIterator<SessionFrame>; release: () => void };
+type Waiting = { session: HubSession; join: (joined: Joined) => void };
+
+export class Attachments implements LogSource {
+  readonly #registry: Registry;
+  readonly #waiting = new Map<string, Waiting>();
+  readonly #timeoutMs: number;
+
+  constructor(registry: Registry, timeoutMs: number = LIMITS.sessionOpenTimeoutMs) {
+    this.#registry = registry;
+    this.#timeoutMs = timeoutMs;
+  }
+
+  async *openLogs(
+    hostId: string,
+    request: { machineId: string; after: number; follow: boolean },
+    signal: AbortSignal,
+  ): AsyncGenerator<LogPiece> {
+    const session = this.#registry.get(hostId);
+    if (session === undefined)
+      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
+    const joined = await this.#join(session, request, signal);
+    let abandon: (error: LvError) => void = () => undefined;
+    const onAbort = (): void => {
+      joined.release();
+      abandon(cancelled());
+    };
+    signal.addEventListener("abort", onAbort, { once: true });
+    try {
+      for (;;) {
+        // Not Promise.race with one long-lived promise: that keeps a reaction per frame.
+        const next = await new Promise<IteratorResult<SessionFrame>>((resolve, reject) => {
+          abandon = reject;
+          if (signal.aborted) reject(cancelled());
+          joined.frames.next().then(resolve, (error: unknown) => reject(broken(error)));
+        });
+        if (next.done === true) throw broken(undefined);
+        const { frame } = next.value;
+        if (frame.case === "log") yield pieceFromWire(frame.value);
+        if (frame.case === "end") {
+          const { errorReason, errorMessage } = frame.value;
+          if (errorReason === "") return;
+          throw new LvError(isReason(errorReason) ? errorReason : "INTERNAL", errorMessage);
+        }
+      }
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+      joined.release();
+    }
+  }
+
+  #join(
+    session: HubSession,
+    request: { machineId: string; after: number; follow: boolean },
+    signal: AbortSignal,
+  ): Promise<Joined> {
+    const sessionId = SessionId.create();
+    return new Promise<Joined>((resolve, reject) => {
+      const settle = (act: () => void): void => {
+        this.#waiting.delete(sessionId);
+        clearTimeout(timer);
+        signal.removeEventListener("abort", onAbort);
+        session.ended.removeEventListener("abort", onLost);
+        act();
+      };
+      const fail = (error: LvError): void => settle(() => reject(error));
+      const onAbort = (): void => fail(cancelled());
+      const onLost = (): void =>
+        fail(new LvError("LINK_LOST", "The host's link dropped while the session was opened"));
+      const timer = setTimeout(
+        () =>
+          fail(
+            new LvError(
+              "HOST_UNAVAILABLE",
+              `The host did not open the session within ${this.#timeoutMs / 1000} s`,
+            ),
+          ),
+        this.#timeoutMs,
+      );
+      if (signal.aborted) return onAbort();
+      if (session.closed) return onLost();
+      signal.addEventListener("abort", onAbort, { once: true });
+      session.ended.addEventListener("abort", onLost, { once: true });
+      this.#waiting.set(sessionId, { session, join: (joined) => settle(() => resolve(joined)) });
+      session.send({
+        case: "openSession",
+        value: {
+          $typeName: "leveret.v1.OpenSession",
+          sessionId,
+          machineId: request.machineId,
+          kind: {
+            case: "logs",
+            value: {
+              $typeName: "leveret.v1.LogSession",
+              afterSequence: BigInt(request.after),
+              follow: request.follow,
+            },
+          },
+        },
+      });
+    });
+  }
+
+  /** The Attach call: joins the waiting session and holds on until it has ended. */
+  async *serve(
+    frames: AsyncIterable<SessionFrame>,
+    signal: AbortSignal,
+  ): AsyncGenerator<SessionFrame> {
+    const iterator = frames[Symbol.asyncIterator]();
+    const first = await iterator.next();
+    const open = first.done === true ? undefined : first.value.frame;
+    if (open?.case !== "open")
+      throw new LvError("BAD_REQUEST", "The first frame of Attach must be SessionOpen");
+    const { sessionId, hostId, epoch } = open.value;
+    const waiting = this.#waiting.get(sessionId);
+    const origin = waiting?.session.origin;
+    if (waiting === undefined || origin?.hostId !== hostId || BigInt(origin.epoch) !== epoch)
+      throw new LvError("NOT_FOUND", `No session ${sessionId.slice(0, 80)} waits for this host`);
+    await new Promise<void>((resolve) => {
+      signal.addEventListener("abort", () => resolve(), { once: true });
+      waiting.join({ frames: iterator, release: resolve });
+    });
+    // The reader may have gone first: the agent is told, and stops producing.
+    yield create(SessionFrameSchema, {
+      frame: {
+        case: "end",
+        value: { $typeName: "leveret.v1.SessionEnd", errorReason: "", errorMessage: "" },
+      },
+    });
+  }
+}
+
+function cancelled(): LvError {
+  return new LvError("CANCELLED", "The reader went away");
+}
+
+function broken(cause: unknown): LvError {
+  return new LvError("LINK_LOST", "The host's session broke off", { cause });
+}

@@ -1,0 +1,153 @@
+/**
+ * The AgentLink calls. Connect: Hello → Register → Welcome → inventory → frames,
+ * until either side ends. The newest stream of a host wins; what an older one
+ * still does is fenced by its epoch, its mark-down at the end included.
+ */
+import { create } from "@bufbuild/protobuf";
+import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import { LIMITS } from "../../lib/limits.ts";
+import { LvError } from "../../proto/errors.ts";
+import {
+  Goodbye_Reason,
+  GoodbyeSchema,
+  HubFrameSchema,
+  type AgentFrame,
+  type AgentLink,
+  type Hello,
+  type HubFrame,
+} from "../../proto/gen/leveret/v1/agent_pb.js";
+import { markDisconnected } from "../db/queries/hosts.ts";
+import { markUnknown } from "../db/queries/machines.ts";
+import type { Deps } from "../ops/deps.ts";
+import { reconcileInventory } from "../ops/reconcile.ts";
+import type { Attachments } from "./attach.ts";
+import type { Outbox } from "./outbox.ts";
+import type { ProgressBoard } from "./progress.ts";
+import { inventoryOf, register } from "./register.ts";
+import type { Registry } from "./registry.ts";
+import { HubSession } from "./session.ts";
+
+export type HubParts = {
+  deps: Deps;
+  replicaId: string;
+  registry: Registry;
+  outbox: Outbox;
+  attachments: Attachments;
+  progress: ProgressBoard;
+};
+
+export function hubService(parts: HubParts): ServiceImpl<typeof AgentLink> {
+  return {
+    connect: (frames, context) => connect(parts, frames, context),
+    attach: (frames, context) => attach(parts, frames, context),
+  };
+}
+
+async function* attach(
+  parts: HubParts,
+  ...[frames, context]: Parameters<ServiceImpl<typeof AgentLink>["attach"]>
+): ReturnType<Attachments["serve"]> {
+  try {
+    yield* parts.attachments.serve(frames, context.signal);
+  } catch (error) {
+    throw LvError.from(error).toConnect();
+  }
+}
+
+async function* connect(
+  parts: HubParts,
+  frames: AsyncIterable<AgentFrame>,
+  context: HandlerContext,
+): AsyncGenerator<HubFrame> {
+  const iterator = frames[Symbol.asyncIterator]();
+  const first = await iterator.next();
+  const frame = first.done === true ? undefined : first.value.frame;
+  if (frame?.case !== "hello")
+    throw new LvError("BAD_REQUEST", "The first frame must be Hello").toConnect();
+  const session = await enter(parts, frame.value);
+  if (session instanceof LvError) {
+    yield rejection(session);
+    return;
+  }
+  const { hostId, epoch } = session.origin;
+  void session.read(iterator);
+  const worker = arrive(parts, session, frame.value);
+  const onAbort = (): void => session.close();
+  context.signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    yield create(HubFrameSchema, {
+      epoch: BigInt(epoch),
+      frame: {
+        case: "welcome",
+        value: {
+          $typeName: "leveret.v1.Welcome",
+          hostId,
+          heartbeatIntervalMs: LIMITS.heartbeatIntervalMs,
+          replicaId: parts.replicaId,
+        },
+      },
+    });
+    yield* session.out;
+  } finally {
+    context.signal.removeEventListener("abort", onAbort);
+    session.close();
+    parts.registry.delete(session);
+    // What was read is stored first, so that "unknown" is the last word. The reader is
+    // not waited for: it may be in the middle of a read that never ends.
+    await worker;
+    await leave(parts, session);
+  }
+}
+
+/** An LvError for an agent that must not come back as it is; throws for what may pass. */
+async function enter(parts: HubParts, hello: Hello): Promise<HubSession | LvError> {
+  const { deps, registry, replicaId, progress } = parts;
+  try {
+    const session = new HubSession(deps, progress, await register(deps, hello, replicaId));
+    const earlier = registry.set(session);
+    earlier?.supersede(Goodbye_Reason.SUPERSEDED);
+    deps.log.info({ ...session.origin, hostname: hello.hostname }, "host connected");
+    return session;
+  } catch (error) {
+    const known = LvError.from(error);
+    if (known.reason === "BAD_REQUEST") return known;
+    deps.log.error({ err: error }, "cannot register a host");
+    throw known.toConnect();
+  }
+}
+
+function rejection(error: LvError): HubFrame {
+  const value = create(GoodbyeSchema, { reason: Goodbye_Reason.REJECTED, message: error.message });
+  return create(HubFrameSchema, { frame: { case: "goodbye", value } });
+}
+
+/** The inventory first: an op must not be sent on what is known from before. */
+async function arrive(parts: HubParts, session: HubSession, hello: Hello): Promise<void> {
+  const { deps, outbox } = parts;
+  const { hostId } = session.origin;
+  try {
+    await reconcileInventory(deps, session.origin, inventoryOf(hello));
+    session.open();
+    deps.changes.publish({ kind: "host", id: hostId });
+    outbox.wake(hostId);
+  } catch (error) {
+    deps.log.error({ ...session.origin, err: error }, "cannot store the inventory; closing");
+    session.close();
+  }
+  await session.work();
+}
+
+/** Marks the host down, if this stream is still its newest. */
+async function leave(parts: HubParts, session: HubSession): Promise<void> {
+  const { deps } = parts;
+  const { hostId, epoch } = session.origin;
+  try {
+    if (!(await markDisconnected(deps.database.db, hostId, epoch))) return;
+    deps.log.warn(session.origin, "host disconnected");
+    const ids = await markUnknown(deps.database.db, hostId);
+    for (const id of ids) deps.changes.publish({ kind: "machine", id, state: "unknown" });
+    deps.changes.publish({ kind: "host", id: hostId });
+  } catch (error) {
+    deps.log.error({ ...session.origin, err: error }, "cannot mark the host as disconnected");
+  }
+}

@@ -1,0 +1,180 @@
+/**
+ * One agent's control stream, from Register to its end.
+ *
+ *   registered → open (frames in and out) → closed
+ *
+ * Two tasks share it. The reader drains the stream into a bounded queue, so that
+ * a slow database never stops HTTP/2's flow control; the worker handles what was
+ * queued, one frame after the other, since the order of one host's reports
+ * matters. Whoever closes it first names the reason; the rest is idempotent. A
+ * crash leaves the host `ready` in the database, which the next start corrects.
+ */
+import { create } from "@bufbuild/protobuf";
+import { LIMITS } from "../../lib/limits.ts";
+import {
+  GoodbyeSchema,
+  HubFrameSchema,
+  type AgentFrame,
+  type Goodbye_Reason,
+  type HubFrame,
+} from "../../proto/gen/leveret/v1/agent_pb.js";
+import { touchHost } from "../db/queries/hosts.ts";
+import { markAcked } from "../db/queries/ops.ts";
+import type { Deps } from "../ops/deps.ts";
+import { destroyStray } from "../ops/reconcile.ts";
+import { storeReport, type Origin } from "../ops/report.ts";
+import { storeResult } from "../ops/result.ts";
+import type { ProgressBoard } from "./progress.ts";
+import { Queue } from "./queue.ts";
+import { reportFromWire, resultFromWire } from "./wire.ts";
+
+type Payload = HubFrame["frame"];
+
+export class HubSession {
+  readonly origin: Origin;
+  readonly out = new Queue<HubFrame>(LIMITS.hubQueueFrames);
+  readonly #in = new Queue<AgentFrame>(LIMITS.hubQueueFrames);
+  readonly #deps: Deps;
+  readonly #progress: ProgressBoard;
+  readonly #end = new AbortController();
+  #superseded = false;
+  #open = false;
+
+  constructor(deps: Deps, progress: ProgressBoard, origin: Origin) {
+    this.#deps = deps;
+    this.#progress = progress;
+    this.origin = origin;
+  }
+
+  /** Aborts when the stream is over. */
+  get ended(): AbortSignal {
+    return this.#end.signal;
+  }
+
+  get closed(): boolean {
+    return this.out.closed;
+  }
+
+  /** The inventory is stored: ops may be sent. */
+  open(): void {
+    this.#open = true;
+  }
+
+  get isOpen(): boolean {
+    return this.#open && !this.closed;
+  }
+
+  /** True when a newer stream of the same host ended this one. */
+  get superseded(): boolean {
+    return this.#superseded;
+  }
+
+  /** False when the queue is full or closed. A full queue ends the stream: its agent does not read. */
+  send(frame: Payload): boolean {
+    const taken = this.out.push(
+      create(HubFrameSchema, { epoch: BigInt(this.origin.epoch), frame }),
+    );
+    if (!taken && !this.out.closed) {
+      this.#deps.log.warn(this.origin, "the agent does not read its stream; closing it");
+      this.close();
+    }
+    return taken;
+  }
+
+  /** Says why, then ends the stream. */
+  goodbye(reason: Goodbye_Reason, message: string, reconnectAfterMs: number): void {
+    const value = create(GoodbyeSchema, { reason, message, reconnectAfterMs });
+    this.send({ case: "goodbye", value });
+    this.close();
+  }
+
+  supersede(reason: Goodbye_Reason): void {
+    this.#superseded = true;
+    this.goodbye(reason, "A newer stream registered this host", 0);
+  }
+
+  close(): void {
+    this.out.close();
+    this.#in.close();
+    this.#end.abort();
+  }
+
+  /** Reads the stream to its end. Never throws: a broken stream is an end too. */
+  async read(frames: AsyncIterator<AgentFrame>): Promise<void> {
+    try {
+      for (;;) {
+        const next = await frames.next();
+        if (next.done === true || this.closed) break;
+        if (!this.#in.push(next.value)) {
+          this.#deps.log.warn(this.origin, "more frames than can be handled; closing the stream");
+          break;
+        }
+      }
+    } catch (error) {
+      this.#deps.log.debug({ ...this.origin, err: error }, "stream broke");
+    }
+    this.close();
+  }
+
+  /** Handles what was read, in order, until the session is closed. */
+  async work(): Promise<void> {
+    for await (const frame of this.#in) {
+      try {
+        await this.#handle(frame);
+      } catch (error) {
+        // A report that could not be stored comes again after a reconnect; going on
+        // would acknowledge later ones and lose this one.
+        this.#deps.log.error({ ...this.origin, err: error }, "cannot store a frame; closing");
+        this.close();
+        return;
+      }
+    }
+  }
+
+  async #handle(message: AgentFrame): Promise<void> {
+    const { database, log } = this.#deps;
+    const { hostId, epoch } = this.origin;
+    const { frame } = message;
+    switch (frame.case) {
+      case "heartbeat":
+        if (!(await touchHost(database.db, hostId, epoch))) this.close();
+        return;
+      case "ack":
+        await markAcked(database.db, frame.value.opId, hostId);
+        return;
+      case "status": {
+        const report = reportFromWire(frame.value);
+        const { machineId } = frame.value;
+        const outcome = await storeReport(this.#deps, this.origin, machineId, report);
+        if (outcome === "fenced") this.close();
+        if (outcome === "stray") await destroyStray(this.#deps, this.origin, machineId, report);
+        this.#progress.settle(machineId, report.state);
+        return;
+      }
+      case "result":
+        if (!(await storeResult(this.#deps, this.origin, resultFromWire(frame.value)))) {
+          this.close();
+          return;
+        }
+        this.send({
+          case: "resultAck",
+          value: { $typeName: "leveret.v1.ResultAck", opId: frame.value.opId },
+        });
+        return;
+      case "progress":
+        this.#progress.put(frame.value);
+        return;
+      case "hello":
+        log.warn(this.origin, "a second Hello; closing the stream");
+        this.close();
+        return;
+      case undefined:
+        // A frame of a newer agent: skipped, so that it can be added without a break.
+        return;
+      default: {
+        const rest: never = frame;
+        return rest;
+      }
+    }
+  }
+}

@@ -1,0 +1,110 @@
+/** Writing an op: each one takes the machine's next generation. Callers hold the row's lock. */
+import { OpId } from "../../proto/ids.ts";
+import { transition } from "../../proto/states.ts";
+import type { Db } from "../db/index.ts";
+import { insertOp } from "../db/queries/ops.ts";
+import type { MachineRow } from "../db/schema/machines.ts";
+import type { OpCommand } from "../db/schema/ops.ts";
+import { saveMachine, type Effects, type Note } from "./deps.ts";
+
+/** A run of the machine begins: its capacity is reserved already. */
+export async function issueStart(
+  tx: Db,
+  effects: Effects,
+  machine: MachineRow,
+  hostId: string,
+  note: Note,
+): Promise<MachineRow> {
+  const incarnation = machine.incarnation + 1;
+  const row = await saveMachine(
+    tx,
+    effects,
+    machine.id,
+    {
+      hostId,
+      incarnation,
+      desiredState: "started",
+      desiredGeneration: machine.desiredGeneration + 1,
+      observedState: transition(machine.observedState, "request_start"),
+      version: machine.version + 1,
+      statusReason: null,
+      statusMessage: null,
+      exitCode: null,
+      exitSignal: null,
+      bootUs: null,
+      startedAt: null,
+      stoppedAt: null,
+    },
+    note,
+  );
+  await send(tx, effects, row, hostId, { kind: "start", incarnation });
+  return row;
+}
+
+export async function issueStop(
+  tx: Db,
+  effects: Effects,
+  machine: MachineRow,
+  hostId: string,
+  stop: { signal: number; timeoutMs: number },
+  note: Note,
+): Promise<MachineRow> {
+  const row = await saveMachine(
+    tx,
+    effects,
+    machine.id,
+    {
+      desiredState: "stopped",
+      desiredGeneration: machine.desiredGeneration + 1,
+      // Asked again, a machine that is stopping stays so.
+      observedState:
+        machine.observedState === "stopping"
+          ? "stopping"
+          : transition(machine.observedState, "request_stop"),
+      version: machine.version + 1,
+    },
+    note,
+  );
+  await send(tx, effects, row, hostId, { kind: "stop", ...stop });
+  return row;
+}
+
+export async function issueDestroy(
+  tx: Db,
+  effects: Effects,
+  machine: MachineRow,
+  hostId: string,
+  note: Note,
+): Promise<MachineRow> {
+  const row = await saveMachine(
+    tx,
+    effects,
+    machine.id,
+    {
+      desiredState: "destroyed",
+      desiredGeneration: machine.desiredGeneration + 1,
+      observedState: transition(machine.observedState, "request_destroy"),
+      version: machine.version + 1,
+    },
+    note,
+  );
+  await send(tx, effects, row, hostId, { kind: "destroy" });
+  return row;
+}
+
+async function send(
+  tx: Db,
+  effects: Effects,
+  machine: MachineRow,
+  hostId: string,
+  command: OpCommand,
+): Promise<void> {
+  await insertOp(tx, {
+    id: OpId.create(),
+    machineId: machine.id,
+    hostId,
+    generation: machine.desiredGeneration,
+    command,
+  });
+  effects.hosts.add(hostId);
+}

@@ -1,0 +1,96 @@
+/** The end of an op, as its host tells it. A Result may come any number of times. */
+import type { Report } from "../core/machine.ts";
+import { ownsEpoch } from "../db/queries/hosts.ts";
+import { lockMachine } from "../db/queries/machines.ts";
+import { finishOp } from "../db/queries/ops.ts";
+import { setRunning } from "../db/queries/placements.ts";
+import type { MachineRow } from "../db/schema/machines.ts";
+import type { OpRow } from "../db/schema/ops.ts";
+import type { Db } from "../db/index.ts";
+import { isAtRest } from "../../proto/states.ts";
+import { finishDestroy } from "./destroy-machine.ts";
+import { saveMachine, transact, type Deps, type Effects } from "./deps.ts";
+import { isNews } from "../core/machine.ts";
+import { apply, type Origin } from "./report.ts";
+
+export type OpResult = {
+  opId: string;
+  machineId: string;
+  error: { reason: string; message: string } | null;
+  report: Report | null;
+};
+
+/** True when the Result is stored, now or before, and the host may forget it. */
+export async function storeResult(deps: Deps, origin: Origin, result: OpResult): Promise<boolean> {
+  return transact(deps, async (tx, effects) => {
+    // The machine first: everything else that takes both locks does so in this order.
+    let machine = await lockMachine(tx, result.machineId);
+    if (!(await ownsEpoch(tx, origin.hostId, origin.epoch))) return false;
+    const op = await finishOp(tx, result.opId, origin.hostId, outcomeOf(result));
+    if (machine === undefined || machine.hostId !== origin.hostId) return true;
+    if (machine.observedState === "destroyed") return true;
+    if (result.report !== null && isNews(machine, result.report, false))
+      machine = await apply(tx, effects, machine, result.report);
+    if (op !== undefined) await settle(tx, effects, machine, op, result);
+    return true;
+  });
+}
+
+function outcomeOf(result: OpResult): Parameters<typeof finishOp>[3] {
+  if (result.error === null) return { state: "done", reason: null, message: null };
+  const state = result.error.reason === "SUPERSEDED" ? "superseded" : "failed";
+  return { state, ...result.error };
+}
+
+/** What the op's end alone says, where the report that came with it does not say it. */
+async function settle(
+  tx: Db,
+  effects: Effects,
+  machine: MachineRow,
+  op: OpRow,
+  result: OpResult,
+): Promise<void> {
+  if (op.generation < machine.desiredGeneration || machine.observedState === "destroyed") return;
+  const { error } = result;
+  const gone = error?.reason === "MACHINE_NOT_FOUND";
+  const at = { observedGeneration: op.generation };
+  switch (op.command.kind) {
+    case "start":
+      if (error === null || error.reason === "SUPERSEDED") return;
+      if (machine.observedState === "failed" && machine.statusReason !== null) return;
+      await setRunning(tx, machine.id, false);
+      await saveMachine(
+        tx,
+        effects,
+        machine.id,
+        {
+          ...at,
+          desiredState: "stopped",
+          observedState: "failed",
+          statusReason: error.reason,
+          statusMessage: error.message,
+        },
+        { type: "failed", source: "host", ...error },
+      );
+      return;
+    case "stop":
+      if (!gone || isAtRest(machine.observedState)) return;
+      await setRunning(tx, machine.id, false);
+      await saveMachine(
+        tx,
+        effects,
+        machine.id,
+        { ...at, observedState: "stopped" },
+        { type: "stopped", source: "host" },
+      );
+      return;
+    case "destroy":
+      if (error === null || gone)
+        await finishDestroy(tx, effects, machine, { type: "destroyed", source: "host" });
+      return;
+    default: {
+      const rest: never = op.command;
+      return rest;
+    }
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * Composes and runs a control plane.
+ *
+ *   config → context (lock, PostgreSQL, schema) → hub → loops → REST → serving
+ *
+ * The end is the reverse and takes at most DRAIN_MS before the database is closed:
+ * agents get Goodbye and come back by themselves, SSE streams end, requests finish.
+ */
+import { LIMITS } from "../lib/limits.ts";
+import { LvError } from "../proto/errors.ts";
+import { Goodbye_Reason } from "../proto/gen/leveret/v1/agent_pb.js";
+import { ReplicaId } from "../proto/ids.ts";
+import { checkLink, loadConfig, type Config } from "./config.ts";
+import { createContext, type Context, type ContextOverrides } from "./context.ts";
+import { markAllDisconnected } from "./db/queries/hosts.ts";
+import { markUnknown } from "./db/queries/machines.ts";
+import { Attachments } from "./hub/attach.ts";
+import { listenHub } from "./hub/listen.ts";
+import { Outbox } from "./hub/outbox.ts";
+import { ProgressBoard } from "./hub/progress.ts";
+import { Registry } from "./hub/registry.ts";
+import type { HubParts } from "./hub/service.ts";
+import { createApp } from "./http/app.ts";
+import type { App } from "./http/deps.ts";
+import { startLoop } from "./loops.ts";
+import { Changes } from "./ops/changes.ts";
+import type { Deps } from "./ops/deps.ts";
+import { reconcileHosts } from "./ops/reconcile.ts";
+
+export const VERSION = "0.1.0";
+
+const DRAIN_MS = 5_000;
+const OUTBOX_POLL_MS = 1_000;
+const RECONCILE_MS = 5_000;
+const GOODBYE_JITTER_MS = 1_000;
+
+export type Overrides = ContextOverrides & {
+  /** Replaces what the environment says, variable by variable. */
+  config?: Partial<Config>;
+  env?: Record<string, string | undefined>;
+  outboxPollMs?: number;
+  reconcileMs?: number;
+  pingIntervalMs?: number;
+  sessionOpenTimeoutMs?: number;
+};
+
+export type ControlPlane = AsyncDisposable & {
+  httpUrl: string;
+  /** host:port for an agent's CONTROL_PLANE_GRPC_ADDR. */
+  grpcAddr: string;
+  app: App;
+  deps: Deps;
+  /** Resolves when the embedded database ends without being asked to. */
+  failed: Promise<void>;
+};
+
+export async function startControlPlane(overrides: Overrides = {}): Promise<ControlPlane> {
+  const config = { ...loadConfig(overrides.env ?? process.env), ...overrides.config };
+  checkLink(config);
+  await using starting = new AsyncDisposableStack();
+  const context = starting.use(await createContext(config, overrides));
+  const { log, database } = context;
+  const shutdown = new AbortController();
+  const registry = new Registry();
+  const deps: Deps = {
+    database,
+    clock: context.clock,
+    log,
+    changes: new Changes(),
+    wake: (hostId) => outbox.wake(hostId),
+  };
+  const outbox = new Outbox(deps, registry);
+  const attachments = new Attachments(registry, overrides.sessionOpenTimeoutMs);
+  const progress = new ProgressBoard();
+  const parts: HubParts = {
+    deps,
+    replicaId: ReplicaId.create(),
+    registry,
+    outbox,
+    attachments,
+    progress,
+  };
+  for (const hostId of await markAllDisconnected(database.db))
+    await markUnknown(database.db, hostId);
+
+  starting.defer(() => outbox.idle());
+  const hub = starting.use(
+    await listenHub(parts, {
+      host: config.grpcHost,
+      port: config.grpcPort,
+      pingIntervalMs: overrides.pingIntervalMs ?? LIMITS.pingIntervalMs,
+    }),
+  );
+  starting.defer(() => drainHub(parts, context));
+  const loop = (name: string, ms: number, work: () => Promise<void>): void =>
+    void starting.use(startLoop({ name, ms, work, clock: context.clock, log }));
+  loop("outbox", overrides.outboxPollMs ?? OUTBOX_POLL_MS, () => outbox.poll());
+  loop("reconcile", overrides.reconcileMs ?? RECONCILE_MS, () =>
+    reconcileHosts(deps, registry.hostIds()),
+  );
+  const app = createApp(
+    {
+      ...deps,
+      logs: attachments,
+      progress: (id) => progress.get(id),
+      shutdown: shutdown.signal,
+    },
+    VERSION,
+  );
+  const httpUrl = listenHttp(app, config, shutdown, starting);
+  const running = starting.move();
+  let stopping = false;
+  log.info({ httpUrl, grpcAddr: hub.address }, "control plane is ready");
+  return {
+    httpUrl,
+    grpcAddr: hub.address,
+    app,
+    deps,
+    failed: context.databaseLost.then(() =>
+      stopping ? new Promise<void>(() => undefined) : undefined,
+    ),
+    [Symbol.asyncDispose]: async () => {
+      stopping = true;
+      shutdown.abort(new LvError("SHUTTING_DOWN", "The control plane is shutting down"));
+      await running.disposeAsync();
+      log.info("control plane ended");
+    },
+  };
+}
+
+function listenHttp(
+  app: App,
+  config: Config,
+  shutdown: AbortController,
+  stack: AsyncDisposableStack,
+): string {
+  try {
+    const server = Bun.serve({
+      hostname: config.httpHost,
+      port: config.httpPort,
+      // Streams are quiet for as long as a machine is; they end themselves.
+      idleTimeout: 0,
+      maxRequestBodySize: LIMITS.requestBodyBytes * 2,
+      fetch: (request) => app.fetch(request),
+    });
+    stack.defer(async () => {
+      shutdown.abort();
+      const forced = setTimeout(() => void server.stop(true), DRAIN_MS / 2);
+      await server.stop(false);
+      clearTimeout(forced);
+    });
+    return server.url.origin;
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    throw new LvError(
+      "CONFIG_INVALID",
+      `HTTP_PORT=${config.httpPort}: cannot listen on ${config.httpHost}:${config.httpPort}: ${why}`,
+      { cause: error },
+    );
+  }
+}
+
+/** Tells the agents, and waits until their streams are gone. */
+async function drainHub(parts: HubParts, context: Context): Promise<void> {
+  for (const session of parts.registry.all()) {
+    const after = 100 + Math.floor(Math.random() * GOODBYE_JITTER_MS);
+    session.goodbye(Goodbye_Reason.SHUTDOWN, "The control plane is shutting down", after);
+  }
+  const deadline = context.clock.now() + DRAIN_MS / 2;
+  while (parts.registry.all().length > 0 && context.clock.now() < deadline)
+    await context.clock.sleep(10);
+}

@@ -1,0 +1,74 @@
+/** A control plane on a database of its own, on free ports, with short periods. */
+import { silentLog } from "../../../lib/log.ts";
+import type { Machine } from "../../../proto/rest.ts";
+import { startControlPlane, type ControlPlane, type Overrides } from "../../../cp/server.ts";
+import { createDatabase } from "../../kit/postgres.ts";
+import { until } from "../../kit/until.ts";
+
+export async function startPlane(overrides: Overrides = {}): Promise<ControlPlane> {
+  return startControlPlane({
+    env: {},
+    log: silentLog(),
+    outboxPollMs: 50,
+    reconcileMs: 50,
+    ...overrides,
+    config: {
+      httpPort: 0,
+      grpcPort: 0,
+      insecureLink: true,
+      databaseUrl: overrides.config?.databaseUrl ?? (await createDatabase()),
+      ...overrides.config,
+    },
+  });
+}
+
+export type Reply = { status: number; body: unknown };
+
+export async function call(
+  plane: Pick<ControlPlane, "httpUrl">,
+  method: string,
+  path: string,
+  body?: unknown,
+  headers: Record<string, string> = {},
+): Promise<Reply> {
+  const response = await fetch(`${plane.httpUrl}${path}`, {
+    method,
+    headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+  return { status: response.status, body: await response.json() };
+}
+
+export async function machineOf(plane: ControlPlane, id: string): Promise<Machine> {
+  const { body } = await call(plane, "GET", `/v1/machines/${id}`);
+  return body as Machine;
+}
+
+/** Waits until the machine, as the API shows it, is in the state. */
+export function untilState(
+  plane: ControlPlane,
+  id: string,
+  state: Machine["state"],
+): Promise<Machine> {
+  return until(`${id} to be ${state}`, async () => {
+    const machine = await machineOf(plane, id);
+    return machine.state === state ? machine : null;
+  });
+}
+
+export async function createMachine(
+  plane: ControlPlane,
+  body: { name?: string; guest?: Record<string, unknown> } = {},
+  headers: Record<string, string> = {},
+): Promise<Machine> {
+  const { name, guest = {} } = body;
+  const reply = await call(
+    plane,
+    "POST",
+    "/v1/machines",
+    { ...(name === undefined ? {} : { name }), config: { image: "busybox", guest } },
+    headers,
+  );
+  if (reply.status !== 201) throw new Error(`create answered ${JSON.stringify(reply)}`);
+  return reply.body as Machine;
+}

@@ -82,7 +82,7 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
 
 function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {
   return new ImageStore({
-    dir: join(config.dir, "images"),
+    dir: config.dir,
     config: {
       mirrors: parseMirrors(config.registryMirrors),
       insecure: parseInsecure(config.registryInsecure),

@@ -30,12 +30,12 @@ static void print_field(const char *name, size_t offset)
 
 #define OPEN(constant, type)                                                   \
 	(void)printf("export const %s = {\n  bytes: %zu,\n", constant,         \
-	    sizeof(struct type))
+		     sizeof(struct type))
 #define FIELD(type, field) print_field(#field, offsetof(struct type, field))
-#define CLOSE() (void)printf("} as const;\n")
+#define CLOSE()		   (void)printf("} as const;\n")
 #define NUMBER(name, value)                                                    \
 	(void)printf("export const %s = %llu;\n", name,                        \
-	    (unsigned long long)(value))
+		     (unsigned long long)(value))
 
 static void print_configs(void)
 {
@@ -76,7 +76,8 @@ static void print_devices(void)
 	FIELD(lv_blk_config, fd);
 	FIELD(lv_blk_config, flags);
 	/* "bytes" is taken by the struct's own size. */
-	(void)printf("  capacity: %zu,\n", offsetof(struct lv_blk_config, bytes));
+	(void)printf("  capacity: %zu,\n",
+		     offsetof(struct lv_blk_config, bytes));
 	FIELD(lv_blk_config, id);
 	CLOSE();
 	NUMBER("BLK_ID_BYTES", sizeof(((struct lv_blk_config *)0)->id));
@@ -136,27 +137,29 @@ static void print_numbers(void)
 	NUMBER("BLK_READ_ONLY", LV_BLK_READ_ONLY);
 	(void)printf("export const VCPU_STATE = {\n");
 	(void)printf("  regs: { what: %d, bytes: %zu },\n", LV_STATE_REGS,
-	    sizeof(struct kvm_regs));
+		     sizeof(struct kvm_regs));
 	(void)printf("  sregs: { what: %d, bytes: %zu },\n", LV_STATE_SREGS,
-	    sizeof(struct kvm_sregs));
+		     sizeof(struct kvm_sregs));
 	(void)printf("  fpu: { what: %d, bytes: %zu },\n", LV_STATE_FPU,
-	    sizeof(struct kvm_fpu));
+		     sizeof(struct kvm_fpu));
 	(void)printf("  lapic: { what: %d, bytes: %zu },\n} as const;\n",
-	    LV_STATE_LAPIC, sizeof(struct kvm_lapic_state));
+		     LV_STATE_LAPIC, sizeof(struct kvm_lapic_state));
 	NUMBER("CPUID_ENTRY_BYTES", sizeof(struct kvm_cpuid_entry2));
 	NUMBER("MSR_ENTRY_BYTES", sizeof(struct kvm_msr_entry));
 	(void)printf("export const EVENT_KIND = {\n  powerOff: %d,\n"
 		     "  reset: %d,\n  debug: %d,\n  vcpuFailed: %d,\n"
 		     "  deviceFailed: %d,\n  hostFailed: %d,\n} as const;\n",
-	    LV_EVENT_POWER_OFF, LV_EVENT_RESET, LV_EVENT_DEBUG,
-	    LV_EVENT_VCPU_FAILED, LV_EVENT_DEVICE_FAILED, LV_EVENT_HOST_FAILED);
+		     LV_EVENT_POWER_OFF, LV_EVENT_RESET, LV_EVENT_DEBUG,
+		     LV_EVENT_VCPU_FAILED, LV_EVENT_DEVICE_FAILED,
+		     LV_EVENT_HOST_FAILED);
 }
 
 int main(void)
 {
-	(void)printf("/**\n * Printed by native/src/abi_gen.c from leveret.h; made "
-		     "by `bun native/build.ts --abi`.\n"
-		     " * Offsets and sizes in bytes.\n */\n");
+	(void)printf(
+	    "/**\n * Printed by native/src/abi_gen.c from leveret.h; made "
+	    "by `bun native/build.ts --abi`.\n"
+	    " * Offsets and sizes in bytes.\n */\n");
 	print_numbers();
 	print_configs();
 	print_devices();

@@ -1,0 +1,46 @@
+/**
+ * `bun native/build.ts` builds everything native into native/out, quietly; when it
+ * fails, the compiler's own words follow. `--abi` also writes abi.gen.ts anew.
+ */
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+
+const ABI_FILE = join(import.meta.dir, "abi.gen.ts");
+
+/** Runs make for a target; throws with its whole output. */
+export async function make(target = "all"): Promise<void> {
+  const jobs = `-j${availableParallelism()}`;
+  const child = Bun.spawn(["make", "--silent", jobs, "-C", import.meta.dir, target], {
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, error, code] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  if (code !== 0) throw new Error(`Cannot build native/ (${target}):\n${out}${error}`);
+}
+
+/** What abi.gen.ts must hold, printed by the compiled headers. Needs a build. */
+export async function printAbi(): Promise<string> {
+  const child = Bun.spawn([join(import.meta.dir, "out/abi-gen")], {
+    stdin: "ignore",
+    stdout: "pipe",
+  });
+  const text = await new Response(child.stdout).text();
+  const code = await child.exited;
+  if (code !== 0) throw new Error(`Cannot print the ABI: abi-gen ended with ${code}`);
+  return text;
+}
+
+if (import.meta.main) {
+  try {
+    await make();
+    if (process.argv.includes("--abi")) await Bun.write(ABI_FILE, await printAbi());
+  } catch (error) {
+    process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+    process.exitCode = 1;
+  }
+}

@@ -1,0 +1,296 @@
+/*
+ * board.c - what the guest finds at ports and addresses, and how devices reach
+ * KVM: an ioeventfd per queue (a notify never leaves the kernel), an irqfd per
+ * interrupt. Reads of nothing give all-ones, writes to nothing are lost, as on
+ * a real bus.
+ */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <string.h>
+
+#include "lv.h"
+
+#define QUEUE_NOTIFY 0x50u
+#define GSI_MAX	     24u
+#define I8042_PORT   0x64u
+#define I8042_RESET  0xfeu
+#define SERIAL_PORTS 8
+
+static bool serial_at(const struct lv_vm *vm, uint16_t port)
+{
+	return vm->has_serial && port >= vm->serial.port &&
+	       port < vm->serial.port + SERIAL_PORTS;
+}
+
+static void end(struct lv_vm *vm, uint32_t vcpu, uint32_t kind)
+{
+	struct lv_event event = {.kind = kind, .vcpu = vcpu};
+
+	lv_vm_end(vm, &event);
+}
+
+void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
+		  uint32_t value, uint32_t size)
+{
+	uint8_t byte = (uint8_t)value;
+
+	if (serial_at(vm, port)) {
+		/* The bus splits wider accesses into bytes at port, port + 1…
+		 */
+		for (uint32_t i = 0; i < size; i++) {
+			uint16_t at = (uint16_t)(port + i);
+
+			if (serial_at(vm, at))
+				lv_serial_write(
+				    &vm->serial,
+				    (uint16_t)(at - vm->serial.port),
+				    (uint8_t)(value >> (8 * i)));
+		}
+	} else if (vm->has_debug && port == vm->debug_port) {
+		struct lv_event event = {
+		    .kind = LV_EVENT_DEBUG, .vcpu = vcpu, .value = byte};
+
+		lv_events_post(&vm->events, &event);
+	} else if (vm->has_power && port == vm->power.port) {
+		if (byte == vm->power.power_off)
+			end(vm, vcpu, LV_EVENT_POWER_OFF);
+		else if (byte == vm->power.reset)
+			end(vm, vcpu, LV_EVENT_RESET);
+	} else if (port == I8042_PORT && byte == I8042_RESET) {
+		end(vm, vcpu, LV_EVENT_RESET);
+	}
+}
+
+uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size)
+{
+	uint32_t value = 0;
+
+	if (vm->has_power && port == vm->power.port)
+		return 0; /* sleep status: nothing woke us */
+	if (!serial_at(vm, port))
+		return UINT32_MAX;
+	for (uint32_t i = 0; i < size; i++) {
+		uint16_t at = (uint16_t)(port + i);
+		uint32_t byte = 0xff;
+
+		if (serial_at(vm, at))
+			byte = lv_serial_read(&vm->serial,
+					      (uint16_t)(at - vm->serial.port));
+		value |= byte << (8 * i);
+	}
+	return value;
+}
+
+void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
+		   bool write)
+{
+	for (uint32_t i = 0; i < vm->device_count; i++) {
+		struct lv_device *device = vm->device[i];
+
+		if (gpa < device->base || gpa - device->base >= LV_PAGE)
+			continue;
+		if (write)
+			lv_mmio_write(device, gpa - device->base, data, len);
+		else
+			lv_mmio_read(device, gpa - device->base, data, len);
+		return;
+	}
+	if (!write)
+		memset(data, 0xff, len);
+}
+
+static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
+{
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = gsi};
+
+	return lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
+}
+
+static int connect_queue(struct lv_vm *vm, const struct lv_device *device,
+			 uint32_t queue)
+{
+	struct kvm_ioeventfd kick = {
+	    .datamatch = queue,
+	    .addr = device->base + QUEUE_NOTIFY,
+	    .len = 4,
+	    .fd = device->kick_fd[queue],
+	    .flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
+	};
+
+	return lv_ioctl(vm->fd, KVM_IOEVENTFD, &kick);
+}
+
+static int check_gsi(const struct lv_vm *vm, uint32_t gsi)
+{
+	if (gsi >= GSI_MAX)
+		return -EINVAL;
+	return (vm->gsi_used & 1u << gsi) != 0 ? -EEXIST : 0;
+}
+
+/* Whether a device may sit at base with that interrupt. */
+static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
+{
+	if (vm->started)
+		return -EBUSY;
+	if (vm->device_count == LV_MAX_DEVICES)
+		return -ENOSPC;
+	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
+	    lv_gpa(&vm->mem, base, 1) != NULL)
+		return -EINVAL;
+	for (uint32_t i = 0; i < vm->device_count; i++)
+		if (vm->device[i]->base == base)
+			return -EEXIST;
+	return check_gsi(vm, gsi);
+}
+
+/* Takes the device over, also when it fails. Returns its index. */
+static int plug(struct lv_vm *vm, struct lv_device *device, uint64_t base,
+		uint32_t gsi)
+{
+	int error;
+
+	device->base = base;
+	device->index = vm->device_count;
+	error = connect_irq(vm, device->irq_fd, gsi);
+	for (uint32_t q = 0; q < device->ops->queues && error >= 0; q++)
+		error = connect_queue(vm, device, q);
+	if (error < 0) {
+		/* Closing its eventfds undoes irqfds; a VM whose device could
+		 * not be plugged is only good for lv_vm_destroy. */
+		device->ops->destroy(device);
+		return error;
+	}
+	vm->gsi_used |= 1u << gsi;
+	vm->device[vm->device_count] = device;
+	return (int)vm->device_count++;
+}
+
+int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config)
+{
+	struct lv_device *device;
+	int error;
+
+	if (config->size != sizeof(*config))
+		return -EINVAL;
+	error = check_place(vm, config->base, config->gsi);
+	if (error == 0)
+		error = lv_blk_new(config, &vm->mem, &vm->events, &device);
+	if (error < 0)
+		return error;
+	return plug(vm, device, config->base, config->gsi);
+}
+
+int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config)
+{
+	struct lv_device *device;
+	int error;
+
+	if (config->size != sizeof(*config))
+		return -EINVAL;
+	error = check_place(vm, config->base, config->gsi);
+	if (error == 0)
+		error = lv_rng_new(&vm->mem, &vm->events, &device);
+	if (error < 0)
+		return error;
+	return plug(vm, device, config->base, config->gsi);
+}
+
+int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config)
+{
+	struct lv_device *device;
+	int error;
+
+	if (config->size != sizeof(*config))
+		return -EINVAL;
+	error = check_place(vm, config->base, config->gsi);
+	if (error == 0)
+		error = lv_vsock_new(config, &vm->mem, &vm->events, &device);
+	if (error < 0)
+		return error;
+	return plug(vm, device, config->base, config->gsi);
+}
+
+int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
+{
+	int error;
+
+	if (config->size != sizeof(*config) ||
+	    config->port > UINT16_MAX - SERIAL_PORTS)
+		return -EINVAL;
+	if (vm->started)
+		return -EBUSY;
+	if (vm->has_serial)
+		return -EEXIST;
+	error = check_gsi(vm, config->gsi);
+	if (error < 0)
+		return error;
+	error = lv_serial_init(&vm->serial, config);
+	if (error < 0)
+		return error;
+	error = connect_irq(vm, vm->serial.irq_fd, config->gsi);
+	if (error < 0) {
+		lv_serial_free(&vm->serial);
+		return error;
+	}
+	vm->gsi_used |= 1u << config->gsi;
+	vm->has_serial = true;
+	return 0;
+}
+
+int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config)
+{
+	if (config->size != sizeof(*config) ||
+	    config->power_off == config->reset)
+		return -EINVAL;
+	if (vm->started)
+		return -EBUSY;
+	if (vm->has_power)
+		return -EEXIST;
+	vm->power = *config;
+	vm->has_power = true;
+	return 0;
+}
+
+int lv_debug_add(struct lv_vm *vm, uint16_t port)
+{
+	if (vm->started)
+		return -EBUSY;
+	if (vm->has_debug)
+		return -EEXIST;
+	vm->debug_port = port;
+	vm->has_debug = true;
+	return 0;
+}
+
+int lv_device_stats(struct lv_vm *vm, uint32_t index,
+		    struct lv_device_stats *out)
+{
+	const struct lv_device *device;
+
+	if (index >= vm->device_count)
+		return -ENOENT;
+	device = vm->device[index];
+	*out = (struct lv_device_stats){
+	    .notifies = device->stats.notifies,
+	    .interrupts = device->stats.interrupts,
+	    .requests = device->stats.requests,
+	    .bytes_in = device->stats.bytes_in,
+	    .bytes_out = device->stats.bytes_out,
+	    .malformed = device->stats.malformed,
+	    .dropped = device->stats.dropped,
+	    .errors = device->stats.errors,
+	};
+	return 0;
+}
+
+void lv_board_free(struct lv_vm *vm)
+{
+	while (vm->device_count > 0) {
+		struct lv_device *device = vm->device[--vm->device_count];
+
+		device->ops->destroy(device);
+	}
+	if (vm->has_serial)
+		lv_serial_free(&vm->serial);
+	vm->has_serial = false;
+}

@@ -1,0 +1,177 @@
+/*
+ * io.c - the one thread that serves all devices of a VM.
+ *
+ *   epoll: stop eventfd, a kick eventfd per queue (KVM writes it when the guest
+ *   notifies), poll_fd of devices that have one.
+ *
+ * It never blocks but in epoll and in the host's file I/O. When asked to stop,
+ * which happens after the vCPUs are gone, it serves every queue once more:
+ * what the guest sent before it ended arrives.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "lv.h"
+
+#define TICK_MS 500
+#define BATCH	16
+
+enum { TAG_STOP = 0, TAG_POLL = 1, TAG_KICK = 2 };
+
+static uint64_t tag(uint32_t kind, uint32_t device)
+{
+	return (uint64_t)kind << 32 | device;
+}
+
+int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS,  SIGILL, SIGFPE,
+				     SIGTRAP, SIGABRT, SIGSYS};
+	sigset_t block, old;
+	int error;
+
+	/* The host process's signals are for its own threads; faults of this
+	 * one must reach whoever reports crashes. */
+	(void)sigfillset(&block);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		(void)sigdelset(&block, faults[i]);
+	error = pthread_sigmask(SIG_SETMASK, &block, &old);
+	if (error != 0)
+		return -error;
+	error = pthread_create(thread, NULL, run, arg);
+	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return -error;
+}
+
+static int timeout_ms(const struct lv_io *io)
+{
+	for (uint32_t i = 0; i < io->count; i++) {
+		bool wants;
+
+		(void)pthread_mutex_lock(&io->devices[i]->lock);
+		wants = io->devices[i]->wants_tick;
+		(void)pthread_mutex_unlock(&io->devices[i]->lock);
+		if (wants)
+			return TICK_MS;
+	}
+	return -1;
+}
+
+static void serve(struct lv_io *io, uint64_t data)
+{
+	uint32_t kind = (uint32_t)(data >> 32);
+	struct lv_device *device = io->devices[(uint32_t)data];
+
+	if (kind == TAG_POLL)
+		lv_device_poll(device);
+	else
+		lv_device_kick(device, kind - TAG_KICK);
+}
+
+static void serve_all(struct lv_io *io)
+{
+	for (uint32_t i = 0; i < io->count; i++) {
+		for (uint32_t q = 0; q < io->devices[i]->ops->queues; q++)
+			lv_device_kick(io->devices[i], q);
+		if (io->devices[i]->poll_fd >= 0)
+			lv_device_poll(io->devices[i]);
+	}
+}
+
+static void *run(void *arg)
+{
+	struct lv_io *io = arg;
+	struct epoll_event ready[BATCH];
+	uint64_t ticked_ns = lv_now_ns();
+
+	for (;;) {
+		int timeout = timeout_ms(io);
+		int count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);
+		uint64_t now_ns = lv_now_ns();
+
+		if (count < 0 && errno != EINTR) {
+			struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,
+						 .error = errno};
+
+			lv_events_post(io->events, &event);
+			return NULL;
+		}
+		for (int i = 0; i < count; i++) {
+			if (ready[i].data.u64 == tag(TAG_STOP, 0)) {
+				serve_all(io);
+				return NULL;
+			}
+			serve(io, ready[i].data.u64);
+		}
+		if (now_ns - ticked_ns >= TICK_MS * 1000000ull) {
+			ticked_ns = now_ns;
+			for (uint32_t i = 0; i < io->count; i++)
+				lv_device_tick(io->devices[i], now_ns);
+		}
+	}
+}
+
+static int watch(struct lv_io *io, int fd, uint64_t data)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = data};
+
+	return epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno
+								      : 0;
+}
+
+static int watch_device(struct lv_io *io, uint32_t index)
+{
+	struct lv_device *device = io->devices[index];
+	int error = 0;
+
+	for (uint32_t q = 0; q < device->ops->queues && error == 0; q++)
+		error = watch(io, device->kick_fd[q], tag(TAG_KICK + q, index));
+	if (error == 0 && device->poll_fd >= 0)
+		error = watch(io, device->poll_fd, tag(TAG_POLL, index));
+	return error;
+}
+
+int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
+		struct lv_events *events)
+{
+	int error;
+
+	io->devices = devices;
+	io->count = count;
+	io->events = events;
+	io->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (io->epoll_fd < 0)
+		return -errno;
+	io->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (io->stop_fd < 0) {
+		error = -errno;
+		goto fail_epoll;
+	}
+	error = watch(io, io->stop_fd, tag(TAG_STOP, 0));
+	for (uint32_t i = 0; i < count && error == 0; i++)
+		error = watch_device(io, i);
+	if (error == 0)
+		error = lv_thread_start(&io->thread, run, io);
+	if (error == 0) {
+		io->running = true;
+		return 0;
+	}
+	(void)close(io->stop_fd);
+fail_epoll:
+	(void)close(io->epoll_fd);
+	return error;
+}
+
+void lv_io_stop(struct lv_io *io)
+{
+	if (!io->running)
+		return;
+	lv_eventfd_signal(io->stop_fd);
+	(void)pthread_join(io->thread, NULL);
+	(void)close(io->stop_fd);
+	(void)close(io->epoll_fd);
+	io->running = false;
+}

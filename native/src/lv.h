@@ -1,0 +1,338 @@
+/*
+ * lv.h - what the shim's files share. Who owns what:
+ *
+ *   JS thread    lv_vm, everything before lv_vm_start and after lv_vm_stop
+ *   vCPU threads their lv_vcpu; registers of devices (lv_device.lock, except
+ * the interrupt registers, which are atomics), lv_serial.lock I/O thread rings
+ * and device state, under lv_device.lock
+ *
+ * Lock order: lv_device.lock or lv_serial.lock, then lv_events.lock. Device
+ * code knows guest memory only through struct lv_mem, so that tests run it over
+ * plain memory without KVM.
+ */
+#ifndef LV_H
+#define LV_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#pragma GCC visibility push(default)
+#include "../leveret.h"
+#pragma GCC visibility pop
+
+#define LV_PAGE	      4096u
+#define LV_QUEUE_MAX  256u
+#define LV_QUEUES_MAX 3u
+#define LV_EVENTS_MAX 64u
+
+/* ---- guest memory (mem.c) ---- */
+
+struct lv_mem {
+	uint32_t count;
+	struct {
+		uint64_t gpa;
+		uint64_t len;
+		uint8_t *hva;
+	} region[LV_MAX_REGIONS];
+};
+
+/* Address of [gpa, gpa + len) when it lies inside one region, else NULL. */
+void *lv_gpa(const struct lv_mem *mem, uint64_t gpa, uint64_t len);
+
+/* Copies between a buffer and iovecs from byte `offset` of them on; returns the
+ * bytes copied, fewer than len where the iovecs end. */
+size_t lv_iov_read(const struct iovec *iov, uint32_t count, size_t offset,
+		   void *buf, size_t len);
+size_t lv_iov_write(const struct iovec *iov, uint32_t count, size_t offset,
+		    const void *buf, size_t len);
+/* The part [offset, offset + len) of src as iovecs in dst (room for count);
+ * returns how many. */
+uint32_t lv_iov_slice(struct iovec *dst, const struct iovec *src,
+		      uint32_t count, size_t offset, size_t len);
+
+/* ---- events (event.c) ---- */
+
+struct lv_events {
+	pthread_mutex_t lock;
+	int fd;
+	uint32_t first;
+	uint32_t count;
+	struct lv_event ring[LV_EVENTS_MAX];
+};
+
+int lv_events_init(struct lv_events *events);
+void lv_events_free(struct lv_events *events);
+/* Any thread. Stamps the time. */
+void lv_events_post(struct lv_events *events, const struct lv_event *event);
+int lv_events_take(struct lv_events *events, struct lv_event *out);
+
+uint64_t lv_now_ns(void);
+/* Wakes whoever reads the eventfd; a full counter is as good. */
+void lv_eventfd_signal(int fd);
+void lv_eventfd_drain(int fd);
+
+/* ---- split virtqueue (virtq.c; virtio 1.2, 2.7) ---- */
+
+struct lv_queue {
+	/* As the driver wrote them. */
+	uint32_t num;
+	bool ready;
+	uint64_t desc_addr;
+	uint64_t avail_addr;
+	uint64_t used_addr;
+	/* Set by lv_queue_start, NULL before. */
+	const uint8_t *desc;
+	uint8_t *avail;
+	uint8_t *used;
+	bool event_idx;
+	bool indirect;
+	uint16_t next_avail;
+	uint16_t next_used;
+	uint16_t signalled;
+};
+
+/* One descriptor chain, every buffer checked to be in RAM. Zero-length
+ * descriptors are left out. The readable part is iov[0 .. readable). */
+struct lv_chain {
+	uint16_t head;
+	bool misordered; /* a readable descriptor after a writable one (2.7.4.2)
+			  */
+	uint32_t readable;
+	uint32_t writable;
+	uint64_t readable_bytes;
+	uint64_t writable_bytes;
+	struct iovec iov[LV_QUEUE_MAX];
+};
+
+/* Resolves the rings. LV_FAULT_NONE or LV_FAULT_RING_ADDRESS. */
+enum lv_device_fault lv_queue_start(struct lv_queue *queue,
+				    const struct lv_mem *mem, bool event_idx,
+				    bool indirect);
+/* 1 = *chain filled, 0 = nothing waits, < 0 = -(enum lv_device_fault). */
+int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
+		 struct lv_chain *chain);
+/* Gives the chain of the last pop back, unused. */
+void lv_queue_undo(struct lv_queue *queue);
+void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len);
+/* Asks for a notification; true when a chain came meanwhile (pop again). */
+bool lv_queue_rearm(struct lv_queue *queue);
+/* Whether the driver wants an interrupt for what was pushed since the last. */
+bool lv_queue_should_signal(struct lv_queue *queue);
+
+/* ---- virtio-mmio transport (mmio.c; virtio 1.2, 4.2) ---- */
+
+#define LV_VIRTIO_F_INDIRECT_DESC (1ull << 28)
+#define LV_VIRTIO_F_EVENT_IDX	  (1ull << 29)
+#define LV_VIRTIO_F_VERSION_1	  (1ull << 32)
+
+#define LV_STATUS_ACKNOWLEDGE	  1u
+#define LV_STATUS_DRIVER	  2u
+#define LV_STATUS_DRIVER_OK	  4u
+#define LV_STATUS_FEATURES_OK	  8u
+#define LV_STATUS_NEEDS_RESET	  64u
+#define LV_STATUS_FAILED	  128u
+
+struct lv_device;
+
+/* All are called with the device's lock held. */
+struct lv_device_ops {
+	uint32_t id;
+	uint32_t queues;
+	/* Chains wait in a queue. I/O thread. */
+	void (*notify)(struct lv_device *device, uint32_t queue);
+	/* poll_fd is readable. I/O thread. */
+	void (*poll)(struct lv_device *device);
+	/* Time passed; called about twice a second while wants_tick. */
+	void (*tick)(struct lv_device *device, uint64_t now_ns);
+	/* The driver reset the device: forget all guest state. Any thread. */
+	void (*reset)(struct lv_device *device);
+	/* Frees the device itself. */
+	void (*destroy)(struct lv_device *device);
+};
+
+struct lv_device {
+	pthread_mutex_t lock;
+	const struct lv_device_ops *ops;
+	const struct lv_mem *mem;
+	struct lv_events *events;
+	uint32_t index;
+	uint64_t base;
+	uint64_t features; /* offered */
+	uint8_t config[32];
+	uint32_t config_bytes;
+	int irq_fd;
+	int kick_fd[LV_QUEUES_MAX];
+	int poll_fd; /* -1 = none */
+	bool wants_tick;
+
+	/* Registers. status and isr are read without the lock. */
+	_Atomic uint32_t status;
+	_Atomic uint32_t isr;
+	uint32_t device_features_sel;
+	uint32_t driver_features_sel;
+	uint32_t queue_sel;
+	uint64_t driver_features;
+	struct lv_queue queue[LV_QUEUES_MAX];
+	bool active; /* DRIVER_OK and no fault */
+	bool reported;
+
+	struct {
+		_Atomic uint64_t notifies, interrupts, requests, bytes_in,
+		    bytes_out, malformed, dropped, errors;
+	} stats;
+};
+
+#define LV_COUNT(device, field, n)                                             \
+	((void)atomic_fetch_add_explicit(&(device)->stats.field, (n),          \
+					 memory_order_relaxed))
+
+/* Opens the eventfds; everything else was set by the device's constructor. */
+int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
+		   const struct lv_mem *mem, struct lv_events *events,
+		   uint64_t features);
+/* The common half of ops->destroy. */
+void lv_device_fini(struct lv_device *device);
+/* Register accesses of len bytes at base + offset. vCPU threads. */
+void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
+		  uint32_t len);
+void lv_mmio_write(struct lv_device *device, uint64_t offset,
+		   const uint8_t *data, uint32_t len);
+/* I/O thread: takes the lock and calls ops when the device is active. */
+void lv_device_kick(struct lv_device *device, uint32_t queue);
+void lv_device_poll(struct lv_device *device);
+void lv_device_tick(struct lv_device *device, uint64_t now_ns);
+
+/* For ops: pop that turns a ring fault into NEEDS_RESET; false = stop. */
+bool lv_device_pop(struct lv_device *device, uint32_t queue,
+		   struct lv_chain *chain);
+/* Sends the queue's interrupt when the driver wants one. */
+void lv_device_signal(struct lv_device *device, uint32_t queue);
+void lv_device_fail(struct lv_device *device, enum lv_device_fault fault);
+/* After this many chains of a drain the queue kicks itself and lets others go
+ * first. */
+#define LV_DRAIN_BUDGET 256u
+
+/* Each makes a device without KVM; *out is owned by the caller. */
+int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
+	       struct lv_events *events, struct lv_device **out);
+int lv_rng_new(const struct lv_mem *mem, struct lv_events *events,
+	       struct lv_device **out);
+int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
+		 struct lv_events *events, struct lv_device **out);
+
+/* ---- 16550A (serial.c) ---- */
+
+#define LV_SERIAL_FIFO 64u
+#define LV_SERIAL_LINE 256u
+
+struct lv_serial {
+	pthread_mutex_t lock;
+	uint16_t port;
+	int out_fd;
+	int irq_fd;
+	uint64_t out_left; /* UINT64_MAX = no limit */
+	uint64_t dropped;
+	uint8_t ier, lcr, mcr, lsr, scr, fcr;
+	uint8_t pending; /* IIR causes that wait: LV_IIR_* bits */
+	uint16_t divisor;
+	uint8_t fifo[LV_SERIAL_FIFO];
+	uint32_t fifo_first, fifo_count;
+	uint8_t line[LV_SERIAL_LINE];
+	uint32_t line_len;
+};
+
+/* Dups out_fd (-1 = discard) and opens irq_fd. */
+int lv_serial_init(struct lv_serial *serial,
+		   const struct lv_serial_config *config);
+void lv_serial_free(struct lv_serial *serial);
+uint8_t lv_serial_read(struct lv_serial *serial, uint16_t reg);
+void lv_serial_write(struct lv_serial *serial, uint16_t reg, uint8_t value);
+/* Writes out what waits for the end of its line. */
+void lv_serial_flush(struct lv_serial *serial);
+
+/* ---- I/O thread (io.c) ---- */
+
+struct lv_io {
+	pthread_t thread;
+	bool running;
+	int epoll_fd;
+	int stop_fd;
+	uint32_t count;
+	struct lv_device **devices;
+	struct lv_events *events;
+};
+
+int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
+		struct lv_events *events);
+/* Lets the thread take what the guest had already queued, then joins it. */
+void lv_io_stop(struct lv_io *io);
+
+/* ---- threads ---- */
+
+/* pthread_create with every asynchronous signal blocked in the new thread. */
+int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
+
+/* ---- the machine (vm.c, vcpu.c, board.c) ---- */
+
+struct kvm_run;
+
+struct lv_vcpu {
+	struct lv_vm *vm;
+	uint32_t id;
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	bool started;
+	struct {
+		_Atomic uint64_t pio, mmio, intr, other;
+	} exits;
+};
+
+struct lv_vm {
+	int kvm_fd;
+	int fd;
+	int mem_fd;
+	size_t run_bytes;
+	struct lv_mem mem;
+	struct lv_events events;
+	uint32_t vcpu_count;
+	struct lv_vcpu vcpu[LV_MAX_VCPUS];
+	uint32_t device_count;
+	struct lv_device *device[LV_MAX_DEVICES];
+	uint32_t gsi_used; /* bit per GSI */
+	bool has_serial, has_power, has_debug;
+	struct lv_serial serial;
+	struct lv_power_config power;
+	uint16_t debug_port;
+	struct lv_io io;
+	bool started;
+	bool stopped;
+	/* The gate that holds vCPU threads until all of them exist; its lock
+	 * also keeps kicks apart from joins. */
+	pthread_mutex_t gate_lock;
+	pthread_cond_t gate;
+	bool gate_open;
+	bool halted;
+	_Atomic bool stopping;
+};
+
+int lv_ioctl(int fd, unsigned long request, void *arg);
+int lv_vcpu_start(struct lv_vcpu *vcpu);
+/* Tells every vCPU to leave the guest for good. Any thread. */
+void lv_vm_halt(struct lv_vm *vm);
+/* The machine is over: lets its output out, posts why, halts it. vCPU threads.
+ */
+void lv_vm_end(struct lv_vm *vm, const struct lv_event *event);
+/* One byte-wide or wider port access by a vCPU. */
+void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
+		  uint32_t value, uint32_t size);
+uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size);
+void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
+		   bool write);
+void lv_board_free(struct lv_vm *vm);
+
+#endif

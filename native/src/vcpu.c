@@ -1,0 +1,225 @@
+/*
+ * vcpu.c - vCPU threads: KVM_RUN until the machine ends.
+ *
+ * Leaving the guest: `stopping` is set, then kvm_run.immediate_exit, then the
+ * thread gets SIGRTMIN+1 (handler without SA_RESTART). A kick that comes just
+ * before KVM_RUN is not lost: immediate_exit makes it return at once, and it is
+ * never cleared again.
+ *
+ * Whatever ends the machine (power off, reset, triple fault, failure) posts one
+ * event and stops all vCPUs; the I/O thread goes on until lv_vm_stop.
+ */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "lv.h"
+
+#define KICK_SIGNAL	 (SIGRTMIN + 1)
+#define EVENT_CODE_BYTES sizeof(((struct lv_event *)0)->bytes)
+
+static void on_kick(int number)
+{
+	(void)number; /* its only work is to interrupt KVM_RUN */
+}
+
+void lv_vm_halt(struct lv_vm *vm)
+{
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	/* Pairs with the load in run(): a vCPU that misses immediate_exit sees
+	 * stopping before it enters the guest again. */
+	atomic_store(&vm->stopping, true);
+	for (uint32_t i = 0; i < vm->vcpu_count && !vm->halted; i++) {
+		struct lv_vcpu *vcpu = &vm->vcpu[i];
+
+		__atomic_store_n(&vcpu->run->immediate_exit, 1,
+				 __ATOMIC_SEQ_CST);
+		if (vcpu->started)
+			(void)pthread_kill(vcpu->thread, KICK_SIGNAL);
+	}
+	vm->halted = true;
+	(void)pthread_mutex_unlock(&vm->gate_lock);
+}
+
+void lv_vm_end(struct lv_vm *vm, const struct lv_event *event)
+{
+	if (vm->has_serial)
+		lv_serial_flush(&vm->serial);
+	lv_events_post(&vm->events, event);
+	lv_vm_halt(vm);
+}
+
+/* The instruction a vCPU stands at, for the report of a failed emulation. */
+static void fetch_code(struct lv_vcpu *vcpu, uint8_t *out)
+{
+	struct kvm_translation translation = {0};
+	struct kvm_regs regs = {0};
+	struct kvm_sregs sregs = {0};
+	uint64_t len = EVENT_CODE_BYTES;
+	const void *code;
+
+	if (lv_ioctl(vcpu->fd, KVM_GET_REGS, &regs) < 0 ||
+	    lv_ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
+		return;
+	translation.linear_address = sregs.cs.base + regs.rip;
+	if (lv_ioctl(vcpu->fd, KVM_TRANSLATE, &translation) < 0 ||
+	    translation.valid == 0)
+		return;
+	if (len > LV_PAGE - translation.physical_address % LV_PAGE)
+		len = LV_PAGE - translation.physical_address % LV_PAGE;
+	code = lv_gpa(&vcpu->vm->mem, translation.physical_address, len);
+	if (code != NULL)
+		memcpy(out, code, len);
+}
+
+static void fail(struct lv_vcpu *vcpu, uint32_t reason, uint64_t value,
+		 int error)
+{
+	struct lv_event event = {
+	    .kind = LV_EVENT_VCPU_FAILED,
+	    .vcpu = vcpu->id,
+	    .detail = reason,
+	    .value = value,
+	    .error = error,
+	};
+
+	fetch_code(vcpu, event.bytes);
+	lv_vm_end(vcpu->vm, &event);
+}
+
+static void end(struct lv_vcpu *vcpu, uint32_t kind)
+{
+	struct lv_event event = {.kind = kind, .vcpu = vcpu->id};
+
+	lv_vm_end(vcpu->vm, &event);
+}
+
+/* `rep ins` and `rep outs` come as one exit with count > 1. */
+static void handle_pio(struct lv_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	uint32_t size = run->io.size;
+
+	for (uint32_t i = 0; i < run->io.count; i++, data += size) {
+		uint32_t value = 0;
+
+		if (run->io.direction == KVM_EXIT_IO_OUT) {
+			memcpy(&value, data, size);
+			lv_board_out(vcpu->vm, vcpu->id, run->io.port, value,
+				     size);
+		} else {
+			value = lv_board_in(vcpu->vm, run->io.port, size);
+			memcpy(data, &value, size);
+		}
+	}
+}
+
+static void handle_other(struct lv_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint64_t value = 0;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_SHUTDOWN: /* triple fault */
+		end(vcpu, LV_EVENT_RESET);
+		return;
+	case KVM_EXIT_SYSTEM_EVENT:
+		if (run->system_event.type == KVM_SYSTEM_EVENT_SHUTDOWN) {
+			end(vcpu, LV_EVENT_POWER_OFF);
+			return;
+		}
+		if (run->system_event.type == KVM_SYSTEM_EVENT_RESET) {
+			end(vcpu, LV_EVENT_RESET);
+			return;
+		}
+		value = run->system_event.type;
+		break;
+	case KVM_EXIT_FAIL_ENTRY:
+		value = run->fail_entry.hardware_entry_failure_reason;
+		break;
+	case KVM_EXIT_INTERNAL_ERROR:
+		value = run->internal.suberror;
+		break;
+	case KVM_EXIT_UNKNOWN:
+		value = run->hw.hardware_exit_reason;
+		break;
+	default:
+		break;
+	}
+	fail(vcpu, run->exit_reason, value, 0);
+}
+
+static void handle_exit(struct lv_vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		atomic_fetch_add_explicit(&vcpu->exits.pio, 1,
+					  memory_order_relaxed);
+		handle_pio(vcpu);
+		return;
+	case KVM_EXIT_MMIO:
+		atomic_fetch_add_explicit(&vcpu->exits.mmio, 1,
+					  memory_order_relaxed);
+		lv_board_mmio(vcpu->vm, run->mmio.phys_addr, run->mmio.data,
+			      run->mmio.len, run->mmio.is_write != 0);
+		return;
+	case KVM_EXIT_INTR:
+		atomic_fetch_add_explicit(&vcpu->exits.intr, 1,
+					  memory_order_relaxed);
+		return;
+	default:
+		atomic_fetch_add_explicit(&vcpu->exits.other, 1,
+					  memory_order_relaxed);
+		handle_other(vcpu);
+	}
+}
+
+static void *run(void *arg)
+{
+	struct lv_vcpu *vcpu = arg;
+	struct lv_vm *vm = vcpu->vm;
+	sigset_t kick;
+
+	(void)sigemptyset(&kick);
+	(void)sigaddset(&kick, KICK_SIGNAL);
+	(void)pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	while (!vm->gate_open)
+		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
+	(void)pthread_mutex_unlock(&vm->gate_lock);
+
+	while (!atomic_load(&vm->stopping)) {
+		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+			handle_exit(vcpu);
+		} else if (errno == EINTR) {
+			atomic_fetch_add_explicit(&vcpu->exits.intr, 1,
+						  memory_order_relaxed);
+		} else if (errno == EAGAIN) {
+			/* A halted AP was woken without a SIPI. */
+			(void)sched_yield();
+		} else {
+			fail(vcpu, 0, 0, errno);
+		}
+	}
+	return NULL;
+}
+
+int lv_vcpu_start(struct lv_vcpu *vcpu)
+{
+	struct sigaction action = {.sa_handler = on_kick};
+	int error;
+
+	(void)sigemptyset(&action.sa_mask);
+	if (sigaction(KICK_SIGNAL, &action, NULL) < 0)
+		return -errno;
+	error = lv_thread_start(&vcpu->thread, run, vcpu);
+	if (error == 0)
+		vcpu->started = true;
+	return error;
+}

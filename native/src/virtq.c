@@ -1,0 +1,244 @@
+/*
+ * virtq.c - split virtqueue, device side (virtio 1.2, 2.7). The driver may
+ * write the rings at any moment, so each index is loaded once and each
+ * descriptor copied once, and only the copies are checked and used.
+ */
+#include <string.h>
+
+#include "lv.h"
+
+#define DESC_BYTES	     16u
+#define DESC_F_NEXT	     1u
+#define DESC_F_WRITE	     2u
+#define DESC_F_INDIRECT	     4u
+#define AVAIL_F_NO_INTERRUPT 1u
+
+struct desc {
+	uint64_t addr;
+	uint32_t len;
+	uint16_t flags;
+	uint16_t next;
+};
+_Static_assert(sizeof(struct desc) == DESC_BYTES, "2.7.5");
+
+/* Ring layout, 2.7.6 and 2.7.8: u16 flags, u16 idx, entries, u16 event. */
+static _Atomic uint16_t *ring_u16(uint8_t *ring, size_t offset)
+{
+	return (_Atomic uint16_t *)(void *)(ring + offset);
+}
+
+static uint16_t avail_idx(const struct lv_queue *queue)
+{
+	/* Pairs with the driver's write barrier before it moves idx: the
+	 * entries and descriptors behind idx are complete. */
+	return atomic_load_explicit(ring_u16(queue->avail, 2),
+				    memory_order_acquire);
+}
+
+enum lv_device_fault lv_queue_start(struct lv_queue *queue,
+				    const struct lv_mem *mem, bool event_idx,
+				    bool indirect)
+{
+	uint64_t n = queue->num;
+
+	if (n == 0 || n > LV_QUEUE_MAX || (n & (n - 1)) != 0)
+		return LV_FAULT_RING_ADDRESS;
+	if (queue->desc_addr % 16 != 0 || queue->avail_addr % 2 != 0 ||
+	    queue->used_addr % 4 != 0)
+		return LV_FAULT_RING_ADDRESS;
+	queue->desc = lv_gpa(mem, queue->desc_addr, DESC_BYTES * n);
+	queue->avail = lv_gpa(mem, queue->avail_addr, 6 + 2 * n);
+	queue->used = lv_gpa(mem, queue->used_addr, 6 + 8 * n);
+	if (queue->desc == NULL || queue->avail == NULL || queue->used == NULL)
+		return LV_FAULT_RING_ADDRESS;
+	queue->event_idx = event_idx;
+	queue->indirect = indirect;
+	queue->next_avail = 0;
+	queue->next_used = 0;
+	queue->signalled = 0;
+	return LV_FAULT_NONE;
+}
+
+static void copy_desc(struct desc *out, const uint8_t *table, uint32_t index)
+{
+	memcpy(out, table + (size_t)index * DESC_BYTES, sizeof(*out));
+	/* The copy is what gets checked: the compiler must not read again. */
+	__asm__ volatile("" : : : "memory");
+}
+
+/* A walk through a table: the ring's own or an indirect one. */
+struct walk {
+	const uint8_t *table;
+	uint32_t entries;
+	uint32_t index;
+	uint32_t hops;
+	uint32_t hops_max;
+	bool inside; /* of an indirect table */
+};
+
+static enum lv_device_fault add_buffer(struct lv_chain *chain,
+				       const struct lv_mem *mem,
+				       const struct desc *desc)
+{
+	uint32_t at = chain->readable + chain->writable;
+	void *hva;
+
+	if (desc->len == 0)
+		return LV_FAULT_NONE;
+	if (at >= LV_QUEUE_MAX)
+		return LV_FAULT_CHAIN_LENGTH;
+	hva = lv_gpa(mem, desc->addr, desc->len);
+	if (hva == NULL)
+		return LV_FAULT_DESC_ADDRESS;
+	chain->iov[at].iov_base = hva;
+	chain->iov[at].iov_len = desc->len;
+	if ((desc->flags & DESC_F_WRITE) != 0) {
+		chain->writable++;
+		chain->writable_bytes += desc->len;
+	} else {
+		if (chain->writable > 0)
+			chain->misordered = true;
+		chain->readable++;
+		chain->readable_bytes += desc->len;
+	}
+	return LV_FAULT_NONE;
+}
+
+/* 2.7.5.3: a table holds no table, has no successor, and its own flags other
+ * than INDIRECT mean nothing. */
+static enum lv_device_fault enter_table(const struct lv_queue *queue,
+					const struct lv_mem *mem,
+					const struct desc *desc,
+					struct walk *walk)
+{
+	if (!queue->indirect || walk->inside ||
+	    (desc->flags & DESC_F_NEXT) != 0)
+		return LV_FAULT_DESC_FLAGS;
+	if (desc->len == 0 || desc->len % DESC_BYTES != 0)
+		return LV_FAULT_INDIRECT_TABLE;
+	walk->table = lv_gpa(mem, desc->addr, desc->len);
+	if (walk->table == NULL)
+		return LV_FAULT_DESC_ADDRESS;
+	walk->entries = desc->len / DESC_BYTES;
+	walk->index = 0;
+	/* Linux may fill a table beyond the ring's size; our room is the cap.
+	 */
+	walk->hops_max = LV_QUEUE_MAX + walk->hops;
+	walk->inside = true;
+	return LV_FAULT_NONE;
+}
+
+static enum lv_device_fault walk_chain(const struct lv_queue *queue,
+				       const struct lv_mem *mem,
+				       struct walk *walk,
+				       struct lv_chain *chain)
+{
+	for (;;) {
+		enum lv_device_fault fault;
+		struct desc desc;
+
+		/* Also what ends a loop (2.7.5.2). */
+		if (walk->hops++ >= walk->hops_max)
+			return LV_FAULT_CHAIN_LENGTH;
+		copy_desc(&desc, walk->table, walk->index);
+		if ((desc.flags & DESC_F_INDIRECT) != 0) {
+			fault = enter_table(queue, mem, &desc, walk);
+			if (fault != LV_FAULT_NONE)
+				return fault;
+			continue;
+		}
+		fault = add_buffer(chain, mem, &desc);
+		if (fault != LV_FAULT_NONE)
+			return fault;
+		if ((desc.flags & DESC_F_NEXT) == 0)
+			return LV_FAULT_NONE;
+		if (desc.next >= walk->entries)
+			return LV_FAULT_NEXT_INDEX;
+		walk->index = desc.next;
+	}
+}
+
+int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
+		 struct lv_chain *chain)
+{
+	uint16_t waiting = (uint16_t)(avail_idx(queue) - queue->next_avail);
+	uint16_t slot = (uint16_t)(queue->next_avail % queue->num);
+	struct walk walk = {.table = queue->desc,
+			    .entries = queue->num,
+			    .hops_max = queue->num};
+	enum lv_device_fault fault;
+
+	if (waiting == 0)
+		return 0;
+	if (waiting > queue->num)
+		return -(int)LV_FAULT_AVAIL_INDEX;
+	chain->head = atomic_load_explicit(
+	    ring_u16(queue->avail, 4 + 2 * (size_t)slot), memory_order_relaxed);
+	if (chain->head >= queue->num)
+		return -(int)LV_FAULT_HEAD_INDEX;
+	chain->misordered = false;
+	chain->readable = 0;
+	chain->writable = 0;
+	chain->readable_bytes = 0;
+	chain->writable_bytes = 0;
+	walk.index = chain->head;
+	fault = walk_chain(queue, mem, &walk, chain);
+	if (fault != LV_FAULT_NONE)
+		return -(int)fault;
+	queue->next_avail++;
+	return 1;
+}
+
+void lv_queue_undo(struct lv_queue *queue)
+{
+	queue->next_avail--;
+}
+
+void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len)
+{
+	uint32_t slot = queue->next_used % queue->num;
+	uint32_t entry[2] = {head, len};
+
+	memcpy(queue->used + 4 + 8 * (size_t)slot, entry, sizeof(entry));
+	queue->next_used++;
+	/* Pairs with the driver's read barrier after it loads idx: it sees the
+	 * entry and everything written into the buffers. */
+	atomic_store_explicit(ring_u16(queue->used, 2), queue->next_used,
+			      memory_order_release);
+}
+
+bool lv_queue_rearm(struct lv_queue *queue)
+{
+	if (queue->event_idx)
+		atomic_store_explicit(
+		    ring_u16(queue->used, 4 + 8 * (size_t)queue->num),
+		    queue->next_avail, memory_order_relaxed);
+	/* Pairs with the driver's full barrier between its idx and its read of
+	 * avail_event: one of us sees the other's write, so no wake-up is lost.
+	 */
+	atomic_thread_fence(memory_order_seq_cst);
+	return avail_idx(queue) != queue->next_avail;
+}
+
+bool lv_queue_should_signal(struct lv_queue *queue)
+{
+	uint16_t old = queue->signalled;
+	uint16_t now = queue->next_used;
+	uint16_t event;
+
+	if (old == now)
+		return false;
+	queue->signalled = now;
+	/* Pairs with the driver's full barrier between its used_event (or
+	 * flags) and its read of used.idx. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!queue->event_idx)
+		return (atomic_load_explicit(ring_u16(queue->avail, 0),
+					     memory_order_relaxed) &
+			AVAIL_F_NO_INTERRUPT) == 0;
+	event = atomic_load_explicit(
+	    ring_u16(queue->avail, 4 + 2 * (size_t)queue->num),
+	    memory_order_relaxed);
+	/* 2.7.10: did idx pass used_event? */
+	return (uint16_t)(now - event - 1) < (uint16_t)(now - old);
+}

@@ -1,0 +1,352 @@
+/*
+ * vm.c - a VM's life: KVM handles, guest memory, vCPU state, start and stop.
+ *
+ *   created -> started -> stopped -> freed
+ *
+ * All of it on the caller's thread. lv_vm_stop may be called in any state and
+ * again; after it nothing runs and the memory is still mapped.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "lv.h"
+
+#define API_VERSION 12
+/* Both lie in the gap under 4 GiB and stay out of RAM: Intel hosts without
+ * unrestricted guest put a task state and an identity page table there. */
+#define TSS_ADDR	  0xfffbd000ul
+#define IDENTITY_MAP_ADDR 0xfffbc000ull
+#define LOW_LIMIT_MAX	  0xfec00000ull /* the IOAPIC */
+#define HIGH_BASE_MIN	  0x100000000ull
+#define MEMORY_MIN	  (1ull << 20)
+#define MEMORY_MAX	  (64ull << 30)
+#define CREATE_TRIES	  100
+
+static const uint32_t needed_caps[] = {
+    KVM_CAP_IRQCHIP,   KVM_CAP_USER_MEMORY,    KVM_CAP_SET_TSS_ADDR,
+    KVM_CAP_EXT_CPUID, KVM_CAP_MP_STATE,       KVM_CAP_IRQFD,
+    KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT,
+};
+
+uint32_t lv_abi_version(void)
+{
+	return LV_ABI_VERSION;
+}
+
+int lv_ioctl(int fd, unsigned long request, void *arg)
+{
+	int result;
+
+	do
+		result = ioctl(fd, request, arg);
+	while (result < 0 && errno == EINTR);
+	return result < 0 ? -errno : result;
+}
+
+static int open_kvm(uint32_t *missing)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int error = -ENODEV;
+
+	if (fd < 0)
+		return -errno;
+	if (ioctl(fd, KVM_GET_API_VERSION, 0) != API_VERSION)
+		goto fail;
+	for (size_t i = 0; i < sizeof(needed_caps) / sizeof(needed_caps[0]);
+	     i++) {
+		if (ioctl(fd, KVM_CHECK_EXTENSION, needed_caps[i]) > 0)
+			continue;
+		if (missing != NULL)
+			*missing = needed_caps[i];
+		error = -ENOTSUP;
+		goto fail;
+	}
+	return fd;
+fail:
+	(void)close(fd);
+	return error;
+}
+
+int lv_kvm_probe(uint32_t *missing)
+{
+	int fd = open_kvm(missing);
+
+	if (fd < 0)
+		return fd;
+	(void)close(fd);
+	return 0;
+}
+
+static int check_config(const struct lv_vm_config *config)
+{
+	if (config->size != sizeof(*config) || config->vcpus == 0 ||
+	    config->vcpus > LV_MAX_VCPUS || (config->flags & ~LV_VM_PIT) != 0)
+		return -EINVAL;
+	if (config->memory_bytes % LV_PAGE != 0 ||
+	    config->memory_bytes < MEMORY_MIN ||
+	    config->memory_bytes > MEMORY_MAX)
+		return -EINVAL;
+	if (config->low_limit % LV_PAGE != 0 || config->low_limit == 0 ||
+	    config->low_limit > LOW_LIMIT_MAX ||
+	    config->high_base % LV_PAGE != 0 ||
+	    config->high_base < HIGH_BASE_MIN || config->high_base > 1ull << 40)
+		return -EINVAL;
+	return 0;
+}
+
+/* One region at gpa, backed by the memory file from `offset` on. */
+static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
+		      uint64_t offset)
+{
+	uint32_t slot = vm->mem.count;
+	struct kvm_userspace_memory_region region = {
+	    .slot = slot,
+	    .guest_phys_addr = gpa,
+	    .memory_size = len,
+	};
+	void *hva = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_NORESERVE, vm->mem_fd, (off_t)offset);
+
+	if (hva == MAP_FAILED)
+		return -errno;
+	/* A core file with a guest's memory in it helps nobody. */
+	(void)madvise(hva, len, MADV_DONTDUMP);
+	vm->mem.region[slot].gpa = gpa;
+	vm->mem.region[slot].len = len;
+	vm->mem.region[slot].hva = hva;
+	vm->mem.count++;
+	region.userspace_addr = (uintptr_t)hva;
+	return lv_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
+static int add_memory(struct lv_vm *vm, const struct lv_vm_config *config)
+{
+	uint64_t low = config->memory_bytes;
+	int error;
+
+	vm->mem_fd = memfd_create("leveret-ram", MFD_CLOEXEC);
+	if (vm->mem_fd < 0)
+		return -errno;
+	if (ftruncate(vm->mem_fd, (off_t)config->memory_bytes) < 0)
+		return -errno;
+	if (low > config->low_limit)
+		low = config->low_limit;
+	error = add_region(vm, 0, low, 0);
+	if (error == 0 && low < config->memory_bytes)
+		error = add_region(vm, config->high_base,
+				   config->memory_bytes - low, low);
+	return error;
+}
+
+static int create_vm_fd(struct lv_vm *vm)
+{
+	uint64_t identity = IDENTITY_MAP_ADDR;
+	int tries = CREATE_TRIES;
+
+	/* Bounded, unlike lv_ioctl: a signal storm must not hang us. */
+	do
+		vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
+	while (vm->fd < 0 && errno == EINTR && --tries > 0);
+	if (vm->fd < 0)
+		return -errno;
+	if (ioctl(vm->fd, KVM_SET_TSS_ADDR, TSS_ADDR) < 0)
+		return -errno;
+	return lv_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
+}
+
+static int create_irqchip(struct lv_vm *vm, bool pit)
+{
+	struct kvm_pit_config config = {.flags = KVM_PIT_SPEAKER_DUMMY};
+
+	if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
+		return -errno;
+	return pit ? lv_ioctl(vm->fd, KVM_CREATE_PIT2, &config) : 0;
+}
+
+static int create_vcpus(struct lv_vm *vm, uint32_t count)
+{
+	int bytes = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+
+	if (bytes < (int)sizeof(struct kvm_run))
+		return -ENODEV;
+	vm->run_bytes = (size_t)bytes;
+	for (uint32_t i = 0; i < count; i++) {
+		struct lv_vcpu *vcpu = &vm->vcpu[i];
+		void *run;
+
+		vcpu->vm = vm;
+		vcpu->id = i;
+		vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, i);
+		if (vcpu->fd < 0)
+			return -errno;
+		run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE,
+			   MAP_SHARED, vcpu->fd, 0);
+		if (run == MAP_FAILED) {
+			int error = -errno;
+
+			(void)close(vcpu->fd);
+			return error;
+		}
+		vcpu->run = run;
+		vm->vcpu_count++;
+	}
+	return 0;
+}
+
+int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out)
+{
+	struct lv_vm *vm;
+	int error = check_config(config);
+
+	if (error < 0)
+		return error;
+	vm = calloc(1, sizeof(*vm));
+	if (vm == NULL)
+		return -ENOMEM;
+	vm->fd = -1;
+	vm->mem_fd = -1;
+	error = lv_events_init(&vm->events);
+	if (error < 0) {
+		free(vm);
+		return error;
+	}
+	(void)pthread_mutex_init(&vm->gate_lock, NULL);
+	(void)pthread_cond_init(&vm->gate, NULL);
+	vm->kvm_fd = open_kvm(NULL);
+	error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
+	if (error == 0)
+		error = create_irqchip(vm, (config->flags & LV_VM_PIT) != 0);
+	if (error == 0)
+		error = add_memory(vm, config);
+	if (error == 0)
+		error = create_vcpus(vm, config->vcpus);
+	if (error < 0) {
+		lv_vm_destroy(vm);
+		return error;
+	}
+	*out = vm;
+	return 0;
+}
+
+void lv_vm_destroy(struct lv_vm *vm)
+{
+	if (vm == NULL)
+		return;
+	(void)lv_vm_stop(vm);
+	for (uint32_t i = 0; i < vm->vcpu_count; i++) {
+		(void)munmap(vm->vcpu[i].run, vm->run_bytes);
+		(void)close(vm->vcpu[i].fd);
+	}
+	lv_board_free(vm);
+	if (vm->fd >= 0)
+		(void)close(vm->fd);
+	/* After the VM is closed, so that it never runs on unmapped memory. */
+	for (uint32_t i = 0; i < vm->mem.count; i++)
+		(void)munmap(vm->mem.region[i].hva, vm->mem.region[i].len);
+	if (vm->mem_fd >= 0)
+		(void)close(vm->mem_fd);
+	if (vm->kvm_fd >= 0)
+		(void)close(vm->kvm_fd);
+	lv_events_free(&vm->events);
+	(void)pthread_cond_destroy(&vm->gate);
+	(void)pthread_mutex_destroy(&vm->gate_lock);
+	free(vm);
+}
+
+int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out)
+{
+	if (index >= vm->mem.count)
+		return -ENOENT;
+	out->gpa = vm->mem.region[index].gpa;
+	out->hva = (uintptr_t)vm->mem.region[index].hva;
+	out->len = vm->mem.region[index].len;
+	return 0;
+}
+
+int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
+		   uint64_t offset)
+{
+	void *hva = lv_gpa(&vm->mem, gpa, len);
+	struct stat info;
+	uint64_t end;
+
+	if (vm->started)
+		return -EBUSY;
+	if (hva == NULL || len == 0 || gpa % LV_PAGE != 0 ||
+	    len % LV_PAGE != 0 || offset % LV_PAGE != 0 ||
+	    __builtin_add_overflow(offset, len, &end))
+		return -EINVAL;
+	if (fstat(fd, &info) < 0)
+		return -errno;
+	/* Pages past the end of a file fault with SIGBUS. */
+	if (!S_ISREG(info.st_mode) || end > (uint64_t)info.st_size)
+		return -EINVAL;
+	if (mmap(hva, len, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+		 (off_t)offset) == MAP_FAILED)
+		return -errno;
+	(void)madvise(hva, len, MADV_DONTDUMP);
+	return 0;
+}
+
+static void open_gate(struct lv_vm *vm)
+{
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	vm->gate_open = true;
+	(void)pthread_cond_broadcast(&vm->gate);
+	(void)pthread_mutex_unlock(&vm->gate_lock);
+}
+
+int lv_vm_start(struct lv_vm *vm)
+{
+	int error;
+
+	if (vm->started)
+		return -EBUSY;
+	vm->started = true;
+	error = lv_io_start(&vm->io, vm->device, vm->device_count, &vm->events);
+	for (uint32_t i = 0; i < vm->vcpu_count && error == 0; i++)
+		error = lv_vcpu_start(&vm->vcpu[i]);
+	if (error < 0) {
+		(void)lv_vm_stop(vm);
+		return error;
+	}
+	open_gate(vm);
+	return 0;
+}
+
+int lv_vm_stop(struct lv_vm *vm)
+{
+	if (!vm->started || vm->stopped)
+		return 0;
+	/* Halt before the gate: threads still behind it then leave unrun. And
+	 * before the joins: nobody kicks a thread after this returns. */
+	lv_vm_halt(vm);
+	open_gate(vm);
+	for (uint32_t i = 0; i < vm->vcpu_count; i++) {
+		if (vm->vcpu[i].started)
+			(void)pthread_join(vm->vcpu[i].thread, NULL);
+	}
+	lv_io_stop(&vm->io);
+	if (vm->has_serial)
+		lv_serial_flush(&vm->serial);
+	vm->stopped = true;
+	return 0;
+}
+
+int lv_vm_event_fd(struct lv_vm *vm)
+{
+	return vm->events.fd;
+}
+
+int lv_vm_next_event(struct lv_vm *vm, struct lv_event *out)
+{
+	return lv_events_take(&vm->events, out);
+}

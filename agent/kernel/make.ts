@@ -27,6 +27,7 @@ import {
 /** Counted up whenever the same inputs would give other files. */
 const WRITER_VERSION = 1;
 const KERNEL_MAX_BYTES = 1 << 30;
+const DEFAULT_INIT_PATH = join(import.meta.dir, "../../native/out/init");
 
 export type MakeOptions = {
   cacheDir: string;
@@ -37,14 +38,10 @@ export type MakeOptions = {
   progress?: Progress;
 };
 
-export function defaultInitPath(): string {
-  return join(import.meta.dir, "../../native/out/init");
-}
-
 /** The default package. Without `update` an existing one with the same init is the answer. */
 export async function makeDebianPackage(options: MakeOptions): Promise<KernelPackage> {
   const { cacheDir, progress = () => undefined } = options;
-  const init = readInit(options.initPath ?? defaultInitPath());
+  const init = readInit(options.initPath ?? DEFAULT_INIT_PATH);
   const initSha256 = sha256(init);
   const known = listKernelPackages(cacheDir).find(
     ({ manifest }) =>
@@ -97,7 +94,7 @@ export async function importKernelPackage(options: ImportOptions): Promise<Kerne
   const { cacheDir, kernelPath, initrdPath, progress = () => undefined } = options;
   const image = readInput(kernelPath, "kernel");
   const kernel = await extractVmlinux(image, kernelPath);
-  const init = initrdPath === null ? readInit(options.initPath ?? defaultInitPath()) : null;
+  const init = initrdPath === null ? readInit(options.initPath ?? DEFAULT_INIT_PATH) : null;
   const initrd =
     initrdPath === null
       ? buildInitramfs(init ?? new Uint8Array(0), [])

@@ -1,8 +1,8 @@
 /** `lev`: finds the verb, runs it, and turns what it throws into one line and a code. */
-import packageJson from "../package.json" with { type: "json" };
 import { LvError } from "../proto/errors.ts";
 import { UsageError, type Command } from "./command.ts";
 import { endQuietlyOnBrokenPipe, err, out } from "./output.ts";
+import { versions } from "./paths.ts";
 import { table } from "./render.ts";
 
 /** Loaded when asked for: `lev ps` does not pay for the lab. */
@@ -40,7 +40,7 @@ async function main(argv: string[]): Promise<number> {
     return argv.length === 0 ? 2 : 0;
   }
   if (["version", "--version", "-v"].includes(verb)) {
-    await out(`lev ${packageJson.version}\n`);
+    await out(`lev ${versions().leveret}\n`);
     return 0;
   }
   const wanted = verb === "help" ? (rest[0] ?? "") : verb;

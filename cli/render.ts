@@ -27,11 +27,11 @@ export function duration(ms: number): string {
 
 const pad = (value: number): string => String(value).padStart(2, "0");
 
-/** How long ago an ISO time was; "" for null. */
+/** How long ago an ISO time was, in whole seconds at the finest; "" for null. */
 export function age(iso: string | null, now: number): string {
-  return iso === null
-    ? ""
-    : duration(Math.max(0, Math.round((now - Date.parse(iso)) / 1000) * 1000));
+  if (iso === null) return "";
+  const seconds = Math.max(0, Math.round((now - Date.parse(iso)) / 1000));
+  return seconds < 60 ? `${seconds} s` : duration(seconds * 1000);
 }
 
 /** 512 B · 3.4 KiB · 120 MiB */

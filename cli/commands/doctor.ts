@@ -1,10 +1,9 @@
 /** `lev doctor`: what this machine lacks, and the command that mends each. */
 import { existsSync, readdirSync, statfsSync } from "node:fs";
 import { join } from "node:path";
-import packageJson from "../../package.json" with { type: "json" };
 import { exactly, parse, type Command } from "../command.ts";
 import { out } from "../output.ts";
-import { cacheDir, CHECKOUT } from "../paths.ts";
+import { cacheDir, CHECKOUT, versions } from "../paths.ts";
 import { mib, table } from "../render.ts";
 import { kvmFacts } from "../setup/kvm.ts";
 import { missingPackages, type Purpose } from "../setup/packages.ts";
@@ -61,7 +60,7 @@ function ok(name: string, detail: string): Check {
 }
 
 function bunCheck(): Check {
-  const wanted = packageJson.dependencies.bun;
+  const wanted = versions().bun;
   if (Bun.version === wanted) return ok("bun", Bun.version);
   return {
     name: "bun",

@@ -308,5 +308,4 @@ void lv_supervise(struct lv_channel *channel, int *scratch)
 		if (events[0].revents != 0 && !read_frames(&guest))
 			break;
 	}
-	lv_log("the machine ends");
 }

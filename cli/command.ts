@@ -8,6 +8,8 @@ export type Command = {
   help: string;
   /** Returns the exit code. Throws UsageError or LvError. */
   run(argv: string[]): Promise<number>;
+  /** The exit code for an LvError (default 1). */
+  failureCode?: number;
 };
 
 /** A wrong command line: one line, a hint at --help, exit code 2. */

@@ -55,7 +55,7 @@ async function main(argv: string[]): Promise<number> {
     return await command.run(rest);
   } catch (error) {
     if (error instanceof UsageError) throw new UsageError(`${wanted}: ${error.message}`);
-    throw error;
+    return await report(error, command.failureCode);
   }
 }
 
@@ -67,7 +67,7 @@ function asksForHelp(argv: string[]): boolean {
     .some((word) => word === "--help" || word === "-h");
 }
 
-async function report(thrown: unknown): Promise<number> {
+async function report(thrown: unknown, code = 1): Promise<number> {
   if (thrown instanceof UsageError) {
     const verb = /^([a-z]+): /.exec(thrown.message)?.[1];
     await err(
@@ -80,8 +80,8 @@ async function report(thrown: unknown): Promise<number> {
   // What no table row explains is a defect: show where it is.
   if (error.reason === "INTERNAL" && error.cause instanceof Error)
     await err(`${error.cause.stack ?? error.cause.message}\n`);
-  return 1;
+  return code;
 }
 
 endQuietlyOnBrokenPipe();
-process.exit(await main(process.argv.slice(2)).catch(report));
+process.exit(await main(process.argv.slice(2)).catch((error: unknown) => report(error)));

@@ -59,6 +59,7 @@ IMAGE is an OCI reference by tag or digest. Ends with the process's exit code;
 ${EXIT_FAILED} when the machine could not be run, ${EXIT_NOT_EXECUTABLE} when COMMAND is not in the image.
 The first Ctrl-C stops the machine, the second detaches from it.
 `,
+  failureCode: EXIT_FAILED,
   run: async (argv) => {
     const { request, rm, detach } = parseRun(argv);
     const client = Client.fromEnvironment();

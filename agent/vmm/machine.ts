@@ -23,6 +23,7 @@ import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { fileReader, type FileReader, loadSegments, planKernel } from "./kernel-image.ts";
 import { LAYOUT, MIB } from "./memory-map.ts";
+import { mpTable } from "./mp-table.ts";
 import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.ts";
 
 /** Of serial output; what a guest writes past it is dropped. */
@@ -93,6 +94,7 @@ function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Op
       seed: crypto.getRandomValues(new Uint8Array(SEED_BYTES)),
     });
     writeAcpi(memory, spec.cpus, devices);
+    memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
     addDevices(vm, devices, disks, consoleFd, vsockPath);
     setVcpus(vm, spec.cpus, plan.entry);
     return { vm, devices, commandLine: line };

@@ -16,7 +16,9 @@ export const LAYOUT = {
   pageDirectory: 0xb000,
   setupData: 0x1f000,
   commandLine: 0x20000,
-  acpiTables: 0x9fc00,
+  /** The last KiB of base memory, where every kernel looks for it early. */
+  mpTable: 0x9fc00,
+  acpiTables: 0x9fe00,
   /** Scanned by every kernel, given in the zero page besides. */
   rsdp: 0xe0000,
   highMemory: 0x100000,
@@ -43,11 +45,11 @@ export const E820_RAM = 1;
 export const E820_RESERVED = 2;
 export type E820Entry = Range & { type: number };
 
-/** The ACPI tables lie in the reserved range; 0xe0000..0xfffff is simply absent. */
+/** The tables lie in the reserved range; 0xe0000..0xfffff is simply absent. */
 export function e820(memoryBytes: number): E820Entry[] {
   const entries: E820Entry[] = [
-    { start: 0, bytes: LAYOUT.acpiTables, type: E820_RAM },
-    { start: LAYOUT.acpiTables, bytes: LAYOUT.rsdp - LAYOUT.acpiTables, type: E820_RESERVED },
+    { start: 0, bytes: LAYOUT.mpTable, type: E820_RAM },
+    { start: LAYOUT.mpTable, bytes: LAYOUT.rsdp - LAYOUT.mpTable, type: E820_RESERVED },
   ];
   for (const range of ramRanges(memoryBytes)) {
     const start = Math.max(range.start, LAYOUT.highMemory);

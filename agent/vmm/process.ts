@@ -134,6 +134,7 @@ class MachineProcess {
       for (let event = vm.nextEvent(); event !== null; event = vm.nextEvent()) run.vmEvent(event);
       if (done) return;
     }
+    await reader.cancel();
   }
 
   #change(state: RunState): void {

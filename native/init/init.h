@@ -95,6 +95,7 @@ struct lv_run {
 int lv_run_parse(const uint8_t *payload, size_t length, struct lv_run *run);
 void lv_run_free(struct lv_run *run);
 const char *lv_env_get(char *const *env, const char *name);
+int lv_run_add_home(struct lv_run *run, const char *home);
 void lv_seed_and_clock(const struct lv_run *run);
 
 /* users.c */

@@ -129,6 +129,23 @@ const char *lv_env_get(char *const *env, const char *name)
 	return NULL;
 }
 
+/* The slot that lv_run_parse kept free takes HOME. */
+int lv_run_add_home(struct lv_run *run, const char *home)
+{
+	static const char name[] = "HOME=";
+
+	if (lv_env_get(run->env, "HOME") != NULL)
+		return 0;
+	char *text = malloc(sizeof(name) + strlen(home));
+	if (text == NULL)
+		return -ENOMEM;
+	memcpy(text, name, sizeof(name));
+	strcat(text, home);
+	run->env[run->envc++] = text;
+	run->env[run->envc] = NULL;
+	return 0;
+}
+
 static int add_entropy(const uint8_t *seed, size_t length)
 {
 	/* struct rand_pool_info, whose buffer is an array of u32. */

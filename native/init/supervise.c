@@ -53,23 +53,6 @@ static void fail(struct guest *guest, const struct lv_error *error)
 	end(guest);
 }
 
-/* The slot that lv_run_parse kept free takes HOME. */
-static int add_home(struct lv_run *run, const char *home)
-{
-	static const char name[] = "HOME=";
-
-	if (lv_env_get(run->env, "HOME") != NULL)
-		return 0;
-	char *text = malloc(sizeof(name) + strlen(home));
-	if (text == NULL)
-		return -ENOMEM;
-	memcpy(text, name, sizeof(name));
-	strcat(text, home);
-	run->env[run->envc++] = text;
-	run->env[run->envc] = NULL;
-	return 0;
-}
-
 static int start(struct guest *guest, struct lv_run *run,
 		 struct lv_error *error)
 {
@@ -89,7 +72,7 @@ static int start(struct guest *guest, struct lv_run *run,
 		    error, LV_GUEST_ERROR_CWD,
 		    "Cannot make the working directory \"%.200s\": %s",
 		    run->cwd, strerror(-result));
-	if (add_home(run, user.home) < 0)
+	if (lv_run_add_home(run, user.home) < 0)
 		return lv_fail(error, LV_GUEST_ERROR_INTERNAL, "Out of memory");
 	if (lv_process_spawn(run, &user, &process, error) < 0)
 		return -1;

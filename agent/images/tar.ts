@@ -180,6 +180,8 @@ function describe(header: Header, global: Pax, local: Pax): TarEntry {
   for (const source of [global, local])
     for (const [key, value] of source)
       if (key.startsWith(XATTR)) xattrs.set(key.slice(XATTR.length), value);
+  // An empty value takes a record back (pax, "Extended Header Keywords"), as Go's reader has it.
+  for (const [key, value] of xattrs) if (value === "") xattrs.delete(key);
   return {
     kind,
     name,

@@ -29,7 +29,10 @@ export function typeScriptSources(): Source[] {
 
 /** The module specifiers a file imports or re-exports, types too. */
 export function importsOf(source: Source): string[] {
-  const pattern = /^\s*(?:import|export)\b[^;"']*?(?:from\s*)?["']([^"']+)["']/gm;
+  // Only names, braces and commas may stand before the specifier, so that a string in an
+  // exported value is not taken for one.
+  const pattern =
+    /^(?:import|export)\s+(?:type\s+)?(?:[\w$*\s{},]+?\s+from\s+)?["']([^"'\n]+)["']/gm;
   const dynamic = /\bimport\(\s*["']([^"']+)["']/g;
   return [...source.text.matchAll(pattern), ...source.text.matchAll(dynamic)].map(
     (match) => match[1] ?? "",

@@ -38,7 +38,7 @@ test("file names are kebab-case in TypeScript and snake_case in C", () => {
     if (path.startsWith("proto/gen/") || name.startsWith(".")) return false;
     if (name.endsWith(".ts"))
       return !/^[a-z0-9]+(?:-[a-z0-9]+)*(?:\.(?:test|gen|config))*\.ts$/.test(name);
-    if (/\.[chS]$/.test(name)) return !/^[a-z0-9]+(?:_[a-z0-9]+)*\.[chS]$/.test(name);
+    if (/\.[ch]$/.test(name)) return !/^[a-z0-9]+(?:_[a-z0-9]+)*\.[ch]$/.test(name);
     return false;
   });
   expect(odd).toEqual([]);

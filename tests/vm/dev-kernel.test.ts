@@ -1,0 +1,233 @@
+/**
+ * Real Linux on /dev/kvm, whatever KVM it is: runs when LEVERET_DEV_KERNEL names a
+ * vmlinux with its drivers built in. The lab runs the same cases on Debian's kernel.
+ */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { VMM_EXIT, VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
+import {
+  DEV_KERNEL_ARGS,
+  makeSpec,
+  TemporaryDirectory,
+  VmmProcess,
+  writeBusyboxImage,
+  writePlainInitrd,
+} from "./kit.ts";
+
+const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
+const missing =
+  kernelPath === ""
+    ? "LEVERET_DEV_KERNEL is not set"
+    : (["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs"].find((path) => !existsSync(path)) ?? "");
+if (missing !== "") process.stderr.write(`tests/vm/dev-kernel: skipped: ${missing}\n`);
+const guestTest = test.skipIf(missing !== "");
+
+let temporary: TemporaryDirectory;
+let rootfs = "";
+let initrdPath = "";
+let made = 0;
+beforeAll(() => {
+  temporary = new TemporaryDirectory();
+  if (missing !== "") return;
+  const applets = [
+    "sh",
+    "cat",
+    "echo",
+    "env",
+    "id",
+    "pwd",
+    "sleep",
+    "hostname",
+    "seq",
+    "kill",
+    "ls",
+  ];
+  rootfs = writeBusyboxImage(temporary.path, [...applets, "dd", "md5sum", "mount", "reboot"]);
+  initrdPath = writePlainInitrd(join(temporary.path, "initrd"));
+});
+afterAll(() => temporary[Symbol.dispose]());
+
+function start(
+  script: string,
+  process_: Partial<VmmSpec["process"]> = {},
+  change: Partial<VmmSpec> = {},
+): VmmProcess {
+  made += 1;
+  const spec = makeSpec({
+    kernelPath,
+    initrdPath,
+    disks: [{ path: rootfs, readOnly: true, id: "rootfs" }],
+    ...change,
+  });
+  const argv = ["/bin/sh", "-c", script];
+  const env = ["PATH=/bin", "COLOUR=blue"];
+  return new VmmProcess(temporary.make(`m${made}`), {
+    ...spec,
+    process: { ...spec.process, argv, env, ...process_ },
+  });
+}
+
+guestTest(
+  "a process runs with its env, cwd, user and host name; its exit code comes out",
+  async () => {
+    const script = 'echo "$COLOUR"; pwd; id; hostname; echo "no good" >&2; exit 7';
+    await using vmm = start(script, { cwd: "/made/here", user: "web" }, { hostname: "box" });
+    const { code, lastError, status } = await vmm.ended();
+    expect({ code, lastError }).toEqual({ code: VMM_EXIT.ended, lastError: null });
+    expect(status).toMatchObject({ phase: "ended", exitCode: 7 });
+    expect(status.exitSignal).toBeUndefined();
+    expect(status.bootUs).toBeGreaterThan(10_000);
+    expect(status.startedAtMs).toBeLessThanOrEqual(status.endedAtMs ?? 0);
+    const output = vmm.output();
+    expect(output.filter((part) => part.startsWith("1:")).join("")).toBe(
+      "1:blue\n/made/here\nuid=33(web) gid=33(web) groups=33(web),44(extra)\nbox\n",
+    );
+    expect(vmm.output().filter((part) => part.startsWith("2:"))).toEqual(["2:no good\n"]);
+    const left = readdirSync(vmm.directory).filter((name) => name.includes("sock"));
+    expect(left).toEqual([]);
+  },
+);
+
+guestTest("much output arrives whole and in order", async () => {
+  await using vmm = start("seq 1 60000", {}, { outputLimitBytes: 4 << 20 });
+  expect((await vmm.ended()).status.exitCode).toBe(0);
+  const wanted = Array.from({ length: 60_000 }, (_, i) => `${i + 1}\n`).join("");
+  expect(vmm.output().join("") === `1:${wanted}`).toBe(true);
+});
+
+guestTest("stop sends the stop signal; a process that handles it ends by itself", async () => {
+  const script = 'trap "echo bye; exit 3" TERM; echo ready; while :; do sleep 0.05; done';
+  await using vmm = start(script);
+  const client = await vmm.control();
+  expect(await client.reached("running")).toBe(true);
+  await outputHas(vmm, "ready");
+  client.send({ id: 1, action: "stop", signal: 0, timeoutMs: 20_000 });
+  expect(await client.reached("ended")).toBe(true);
+  const phases = new Set(client.statuses.map((status) => status.phase));
+  expect(phases).toEqual(phases.union(new Set(["running", "stopping", "ended"] as const)));
+  expect((await vmm.ended()).status).toMatchObject({ exitCode: 3 });
+  // The shell may remark on stderr that its sleep was signalled, too.
+  expect(stdout(vmm)).toBe("ready\nbye\n");
+});
+
+guestTest("a process that ignores the stop signal is killed when its time is over", async () => {
+  await using vmm = start('trap "" TERM; echo ready; while :; do sleep 0.05; done');
+  const client = await vmm.control();
+  await outputHas(vmm, "ready");
+  client.send({ id: 1, action: "stop", signal: 15, timeoutMs: 300 });
+  expect((await vmm.ended()).status).toMatchObject({ exitCode: 137, exitSignal: 9 });
+});
+
+guestTest("a signal reaches the process, and one that kills it is reported", async () => {
+  await using vmm = start("echo ready; exec sleep 1000");
+  const client = await vmm.control();
+  await outputHas(vmm, "ready");
+  client.send({ id: 5, action: "signal", signal: 10 });
+  const { status } = await vmm.ended();
+  expect(client.replies).toEqual([{ id: 5, ok: true }]);
+  expect(status).toMatchObject({ exitCode: 138, exitSignal: 10 });
+});
+
+guestTest("kill ends a running machine at once", async () => {
+  await using vmm = start("echo ready; exec sleep 1000");
+  const client = await vmm.control();
+  await outputHas(vmm, "ready");
+  client.send({ id: 1, action: "kill" });
+  expect((await vmm.ended()).status).toMatchObject({ exitCode: 137, exitSignal: 9 });
+});
+
+guestTest("what cannot be executed says so and ends as a shell's 127 and 126", async () => {
+  const cases: [Partial<VmmSpec["process"]>, number | undefined, string][] = [
+    [{ argv: ["/bin/nothing"] }, 127, "/bin/nothing"],
+    [{ argv: ["nothing"] }, 127, "nothing"],
+    [{ argv: ["/etc/passwd"] }, 126, "/etc/passwd"],
+    [{ user: "nobody-here" }, undefined, "nobody-here"],
+  ];
+  for (const [process_, exitCode, named] of cases) {
+    await using vmm = start("true", process_);
+    const { code, status } = await vmm.ended();
+    expect(status).toMatchObject({ phase: "ended", reason: "EXEC_FAILED" });
+    expect({ code, exitCode: status.exitCode }).toEqual({ code: VMM_EXIT.ended, exitCode });
+    expect(status.message).toContain(named);
+  }
+});
+
+function makeDisk(name: string, format: boolean): string {
+  const path = join(temporary.path, name);
+  writeFileSync(path, "");
+  truncateSync(path, 16 << 20);
+  if (format) {
+    const { exitCode } = Bun.spawnSync(["mke2fs", "-q", "-F", "-t", "ext4", path]);
+    expect(exitCode).toBe(0);
+  }
+  return path;
+}
+
+const withScratch = (path: string): Partial<VmmSpec> => ({
+  disks: [
+    { path: rootfs, readOnly: true, id: "rootfs" },
+    { path, readOnly: false, id: "scratch" },
+  ],
+});
+
+guestTest("what a machine writes is on its scratch disk at the next start", async () => {
+  const disks = withScratch(makeDisk("scratch.ext4", true));
+  {
+    await using vmm = start("echo kept > /note; echo over > /etc/passwd; cat /note", {}, disks);
+    expect((await vmm.ended()).status.exitCode).toBe(0);
+    expect(stdout(vmm)).toBe("kept\n");
+  }
+  await using vmm = start("cat /note /etc/passwd", {}, disks);
+  expect((await vmm.ended()).status.exitCode).toBe(0);
+  expect(stdout(vmm)).toBe("kept\nover\n");
+});
+
+guestTest("a scratch disk without a file system is the guest's fault", async () => {
+  await using vmm = start("true", {}, withScratch(makeDisk("blank.img", false)));
+  const { status, code } = await vmm.ended();
+  expect(status).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
+  expect(code).toBe(VMM_EXIT.guestFault);
+});
+
+guestTest("an image that is none is the guest's fault, in its init's words", async () => {
+  const path = join(temporary.path, "garbage.squashfs");
+  writeFileSync(path, Buffer.alloc(1 << 20, "garbage"));
+  await using vmm = start("true", {}, { disks: [{ path, readOnly: true, id: "rootfs" }] });
+  const { status, lastError } = await vmm.ended();
+  expect(status).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
+  expect(lastError).toEqual({ reason: "GUEST_FAULT", message: status.message ?? "" });
+});
+
+guestTest("a kernel that panics is quoted", async () => {
+  const kernelArgs = `${DEV_KERNEL_ARGS} rdinit=/no/such/init`;
+  await using vmm = start("true", {}, { kernelArgs, initrdPath: null });
+  const { code, status } = await vmm.ended();
+  expect({ code, reason: status.reason }).toEqual({
+    code: VMM_EXIT.guestFault,
+    reason: "GUEST_FAULT",
+  });
+  expect(status.message).toContain("Kernel panic - not syncing");
+  expect(readFileSync(join(vmm.directory, VMM_FILES.console), "utf8")).toContain("Kernel panic");
+});
+
+guestTest("every boot has entropy of its own", async () => {
+  const seen = new Set<string>();
+  for (let i = 0; i < 3; i += 1) {
+    await using vmm = start("dd if=/dev/urandom bs=64 count=1 2>/dev/null | md5sum");
+    expect((await vmm.ended()).status.exitCode).toBe(0);
+    seen.add(vmm.output().join(""));
+  }
+  expect(seen.size).toBe(3);
+});
+
+function stdout(vmm: VmmProcess): string {
+  const parts = vmm.output().filter((part) => part.startsWith("1:"));
+  return parts.map((part) => part.slice(2)).join("");
+}
+
+/** The test's own time-out bounds it. */
+async function outputHas(vmm: VmmProcess, text: string): Promise<void> {
+  const path = join(vmm.directory, VMM_FILES.output);
+  while (!existsSync(path) || !vmm.output().join("").includes(text)) await Bun.sleep(5);
+}

@@ -20,7 +20,8 @@ import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } 
 import { VmmProcess } from "./supervise.ts";
 import { readStatus, removeRunFiles } from "./vmm-files.ts";
 
-const HANDSHAKE_TIMEOUT_MS = 5_000;
+/** Long: on a host that is busy a healthy VMM may be slow, and giving up kills it. */
+const HANDSHAKE_TIMEOUT_MS = 30_000;
 const KILL_POLL_MS = 5;
 const KILL_TIMEOUT_MS = 5_000;
 
@@ -85,12 +86,11 @@ export class KvmDriver implements Driver {
     await mkdir(this.#options.dir, { recursive: true, mode: 0o700 });
     const alive = this.#vmmsByMachine();
     const ids = new Set([...alive.keys(), ...readdirSync(this.#options.dir)]);
-    const found: Found[] = [];
-    for (const machineId of ids) {
-      if (!MachineId.is(machineId)) continue;
-      found.push(await this.#adopt(machineId, alive.get(machineId) ?? []));
-    }
-    return found;
+    return Promise.all(
+      [...ids]
+        .filter((machineId) => MachineId.is(machineId))
+        .map((machineId) => this.#adopt(machineId, alive.get(machineId) ?? [])),
+    );
   }
 
   async destroy(machineId: string): Promise<void> {

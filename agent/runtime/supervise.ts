@@ -20,7 +20,7 @@ import { isAlive, type ProcessName, signalProcess, startTimeOf } from "./proc.ts
 import { readLastError, readStatus } from "./vmm-files.ts";
 import { VmmClient } from "./vmm-client.ts";
 
-const CONNECT_TIMEOUT_MS = 30_000;
+const CONNECT_TIMEOUT_MS = 60_000;
 const LEAVE_TIMEOUT_MS = 5_000;
 const TERM_TIMEOUT_MS = 3_000;
 const POLL_MIN_MS = 4;

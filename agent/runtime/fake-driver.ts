@@ -26,8 +26,8 @@ export type FakeDriverOptions = {
 
 /**
  * Programs: `exit N`; `echo WORDS…`; `count [N]` (a line per tick, for good or N
- * times); `stubborn` (ignores its stop signal); `break REASON` (the guest fails);
- * `rc:` anything else runs until it is stopped.
+ * times); `stubborn` (says `deaf`, ignores its stop signal); `break REASON` (the guest fails);
+ * anything else runs until it is stopped.
  */
 export class FakeRun implements MachineRun {
   readonly incarnation: number;
@@ -114,6 +114,7 @@ export class FakeRun implements MachineRun {
     this.#change({ phase: "running", bootUs: 1_000, startedAtMs: Date.now() });
     const [program, ...words] = this.#request.process.argv;
     if (program === "exit") this.finish({ exitCode: Number(words[0] ?? 0), exitSignal: 0 });
+    else if (program === "stubborn") this.write("deaf\n");
     else if (program === "count") this.#count(0, Number(words[0] ?? Number.POSITIVE_INFINITY));
     else if (program === "break") {
       const reason = words[0] ?? "";

@@ -102,4 +102,7 @@ else if (program === "break") end({ reason: "GUEST_FAULT", message: "It broke" }
 else if (program === "echo") {
   write(`${words.join(" ")}\n`);
   end({ exitCode: 0, exitSignal: 0 });
-} else setInterval(() => undefined, 60_000);
+} else {
+  if (program === "stubborn") write("deaf\n");
+  setInterval(() => undefined, 60_000);
+}

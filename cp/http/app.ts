@@ -4,7 +4,6 @@ import { bodyLimit } from "hono/body-limit";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import { RequestId } from "../../proto/ids.ts";
-import { LogLine } from "../../proto/rest.ts";
 import type { App, Env, HttpDeps } from "./deps.ts";
 import { errorResponse, fromIssues } from "./errors.ts";
 import { eventRoutes } from "./routes/events.ts";
@@ -53,8 +52,6 @@ export function createApp(deps: HttpDeps, version: string): App {
   logRoutes(app, deps);
   eventRoutes(app, deps);
   hostRoutes(app, deps);
-  // Not the body of any route: it is the data of the log stream's events.
-  app.openAPIRegistry.register("LogLine", LogLine);
   app.doc31("/openapi.json", {
     openapi: "3.1.0",
     info: { title: "Leveret", version, description: "Machines from OCI images on your own hosts" },

@@ -45,6 +45,7 @@ export async function* readLogs(
   signal: AbortSignal,
 ): AsyncGenerator<LogPiece> {
   let { after } = request;
+  let incarnation = 0;
   for (;;) {
     const change = nextChange(deps, request.id, signal);
     try {
@@ -56,9 +57,10 @@ export async function* readLogs(
         for await (const piece of source.openLogs(machine.hostId, session, signal)) {
           if (piece.sequence <= after) continue;
           after = piece.sequence;
+          incarnation = piece.incarnation;
           yield piece;
         }
-        if (!request.follow || (await runIsOver(deps, machine))) return;
+        if (!request.follow || (await runIsOver(deps, machine, incarnation))) return;
       } catch (error) {
         if (signal.aborted || !mayComeBack(LvError.from(error), machine, request.follow))
           throw error;
@@ -71,10 +73,11 @@ export async function* readLogs(
 }
 
 /** The host ended the session; a start may have been asked for that it has not seen yet. */
-async function runIsOver(deps: Deps, before: MachineRow): Promise<boolean> {
+async function runIsOver(deps: Deps, before: MachineRow, seen: number): Promise<boolean> {
   const now = await getMachine(deps.database.db, before.id);
   if (now === undefined || now.desiredState !== "started") return true;
   // The run that ended is the newest one, and only its report is still to come.
+  if (seen >= now.incarnation) return true;
   return now.incarnation === before.incarnation && before.observedState !== "starting";
 }
 

@@ -1,4 +1,4 @@
-import type { LogLine } from "../../../proto/rest.ts";
+import { LogLine } from "../../../proto/rest.ts";
 import { findMachine } from "../../ops/find.ts";
 import { readLogs, type LogPiece, type LogRequest } from "../../ops/follow-logs.ts";
 import type { App, HttpDeps } from "../deps.ts";
@@ -26,7 +26,8 @@ const logs = createRoute({
   responses: {
     200: {
       description: "Events",
-      content: { "text/event-stream": { schema: z.string() } },
+      // OpenAPI has no word for events; this is the data of the one that matters.
+      content: { "text/event-stream": { schema: LogLine } },
     },
     default: failure,
   },

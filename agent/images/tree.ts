@@ -9,8 +9,8 @@
  */
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
-import type { Segment } from "./tar.ts";
 import { showName, TarError } from "./tar-header.ts";
+import type { Segment } from "./tar-sparse.ts";
 
 export type Attributes = {
   mode: number;

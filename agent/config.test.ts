@@ -40,6 +40,7 @@ const WRONG: [string, string, string][] = [
   ["CONTROL_PLANE_GRPC_ADDR", "localhost", "host:port"],
   ["CONTROL_PLANE_GRPC_ADDR", "localhost:99999", "host:port"],
   ["LEVERET_AGENT_DIR", "relative", "an absolute path"],
+  ["LEVERET_AGENT_DIR", `/${"d".repeat(57)}`, "at most 57 bytes (unix(7), sun_path)"],
   ["LEVERET_CPUS", "two", "a positive integer"],
   ["LEVERET_CPUS", "-1", "a positive integer"],
   ["LEVERET_HOST_LABELS", "zone", "key=value,key=value"],

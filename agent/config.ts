@@ -34,6 +34,8 @@ export type AgentConfig = {
 export type Environment = Record<string, string | undefined>;
 
 const MIB = 2 ** 20;
+/** A socket's path has 107 bytes: "/machines/<machine id>/vsock.sock_1024" needs 50. */
+const DIR_MAX_BYTES = 57;
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 
 function invalid(name: string, value: string, wanted: string): LvError {
@@ -102,6 +104,8 @@ function freeDiskMib(dir: string): number {
 /** Throws CONFIG_INVALID. */
 export function loadAgentConfig(env: Environment): AgentConfig {
   const dir = absolute(env, "LEVERET_AGENT_DIR") ?? "/var/lib/leveret/agent";
+  if (Buffer.byteLength(dir) > DIR_MAX_BYTES)
+    throw invalid("LEVERET_AGENT_DIR", dir, `at most ${DIR_MAX_BYTES} bytes (unix(7), sun_path)`);
   const cacheDir = absolute(env, "LEVERET_CACHE_DIR") ?? join(homedir(), ".cache", "leveret");
   const kernelDirs = text(env, "LEVERET_KERNEL_DIRS", join(cacheDir, "kernels")).split(":");
   for (const kernelDir of kernelDirs)

@@ -72,6 +72,7 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   // Whoever awaits `finished` hears of a refusal; without a handler it would end the process.
   finished.catch(() => undefined);
   cleanup.defer(async () => {
+    log.info("leaving; machines go on");
     leaving.abort(new DOMException("The agent is leaving", "AbortError"));
     await finished.catch(() => undefined);
   });

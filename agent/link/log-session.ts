@@ -7,7 +7,6 @@
  */
 import { create } from "@bufbuild/protobuf";
 import { type FSWatcher, watch } from "node:fs";
-import { dirname } from "node:path";
 import { LIMITS } from "../../lib/limits.ts";
 import { OutputLogReader } from "../../lib/output-log.ts";
 import {
@@ -36,7 +35,7 @@ export async function* logFrames(
   const machine = fleet.get(machineId);
   const path = fleet.driver.outputPath(machineId);
   const reader = new OutputLogReader(path, Number(request.afterSequence));
-  const change = new Change(dirname(path));
+  const change = new Change(path);
   const unwatch = machine.watch(() => change.wake());
   const onAbort = (): void => change.wake();
   signal.addEventListener("abort", onAbort, { once: true });
@@ -67,15 +66,19 @@ export async function* logFrames(
   }
 }
 
-/** Resolves at the next change of a directory, or after POLL_MS. */
+/**
+ * Resolves at the next change of the file, or after POLL_MS. The file and not its
+ * directory is watched: the guest's disk is in there too, and its every write would
+ * wake us.
+ */
 class Change {
-  readonly #dir: string;
+  readonly #path: string;
   #watcher: FSWatcher | null = null;
   #changed = false;
   #wake: (() => void) | null = null;
 
-  constructor(dir: string) {
-    this.#dir = dir;
+  constructor(path: string) {
+    this.#path = path;
   }
 
   wake(): void {
@@ -105,10 +108,14 @@ class Change {
   #watch(): void {
     if (this.#watcher !== null) return;
     try {
-      this.#watcher = watch(this.#dir, { persistent: false }, () => this.wake());
+      this.#watcher = watch(this.#path, { persistent: false }, (event) => {
+        // Rotated or removed: what we hold is not the file of that name any more.
+        if (event === "rename") this.close();
+        this.wake();
+      });
       this.#watcher.on("error", () => this.close());
     } catch {
-      // The machine has no directory yet, or inotify is used up: the poll does it.
+      // There is no output yet, or inotify is used up: the poll does it.
     }
   }
 }

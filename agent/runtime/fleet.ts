@@ -75,7 +75,12 @@ export class Fleet {
       const machine = this.#machines.get(machineId);
       if (machine !== undefined && machine.status.state !== MachineState.DESTROYED) continue;
       log.warn({ machineId }, "removing a machine that nobody asked for");
-      await driver.destroy(machineId);
+      try {
+        await driver.destroy(machineId);
+      } catch (error) {
+        // The other machines come first; the next start tries again.
+        log.error({ err: error, machineId }, "cannot remove it");
+      }
       found.delete(machineId);
     }
     for (const machine of this.#machines.values()) {

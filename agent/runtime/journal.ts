@@ -11,7 +11,7 @@
  * An op is written before it is acknowledged or acted upon; a status before it is
  * sent. A crash between two writes leaves an op "journalled", and it is run again.
  */
-import { Database } from "bun:sqlite";
+import { Database, SQLiteError } from "bun:sqlite";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import {
   type MachineSpec,
@@ -110,10 +110,16 @@ export class Journal implements Disposable {
     };
   }
 
+  /** Throws DISK_FULL: an op that is not on disk must not be acknowledged. */
   addOp(op: Op): void {
-    this.#db
-      .query("INSERT INTO ops (id, machine_id, state, op) VALUES (?, ?, 'journalled', ?)")
-      .run(op.opId, op.machineId, toBinary(OpSchema, op));
+    try {
+      this.#db
+        .query("INSERT INTO ops (id, machine_id, state, op) VALUES (?, ?, 'journalled', ?)")
+        .run(op.opId, op.machineId, toBinary(OpSchema, op));
+    } catch (error) {
+      if (!(error instanceof SQLiteError && error.code === "SQLITE_FULL")) throw error;
+      throw new LvError("DISK_FULL", "The host's disk is full", { cause: error });
+    }
   }
 
   finishOp(result: Result): void {

@@ -28,6 +28,8 @@ afterAll(async () => {
   await world[Symbol.asyncDispose]();
 }, SETUP_MS);
 
+/** The bracket keeps the shell that runs this from finding itself. */
+const PGREP_VMM = "pgrep -f '[a]gent/vmm/main.ts'";
 const COUNTER = 'i=0; while :; do i=$((i+1)); echo "line $i"; sleep 0.3; done';
 
 /** "line 1" to "line N", each once and in order. Returns N. */
@@ -89,14 +91,14 @@ test(
     expect(started.code).toBe(0);
     const follower = world.startLev("logs", "-f", "adopted");
     await until("some lines", () => countOf(follower.output()) >= 5, BOOT_MS);
-    const vmm = await world.inLab("pgrep -f agent/vmm/main.ts");
+    const vmm = await world.inLab(PGREP_VMM);
 
     await world.inLab(`kill -9 ${world.agentPid}`);
     const log = `${LAB_AGENT_DIR}/machines/${started.stdout.trim()}/output.log`;
     const size = async (): Promise<number> => Number(await world.inLab(`stat -c %s ${log}`));
     const before = await size();
     await until("output without an agent", async () => (await size()) > before, BOOT_MS);
-    expect(await world.inLab("pgrep -f agent/vmm/main.ts")).toBe(vmm);
+    expect(await world.inLab(PGREP_VMM)).toBe(vmm);
 
     const seen = countOf(follower.output());
     await world.startAgent();
@@ -105,7 +107,7 @@ test(
       () => countOf(follower.output()) > seen + 5,
       BOOT_MS,
     );
-    expect(await world.inLab("pgrep -f agent/vmm/main.ts")).toBe(vmm);
+    expect(await world.inLab(PGREP_VMM)).toBe(vmm);
     expect((await world.client.machine("adopted")).state).toBe("started");
 
     expect((await world.lev("stop", "-t", "0", "adopted")).code).toBe(0);
@@ -203,7 +205,7 @@ test(
   "nothing is left behind in the host",
   async () => {
     expect(await world.client.machines()).toEqual([]);
-    const processes = await world.inLab("pgrep -fa agent/vmm/main.ts || true");
+    const processes = await world.inLab(`${PGREP_VMM} || true`);
     expect(processes).toBe("");
     expect(await world.inLab(`ls ${LAB_AGENT_DIR}/machines`)).toBe("");
     expect(await world.inLab(`find ${LAB_AGENT_DIR} -type s`)).toBe("");

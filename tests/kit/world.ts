@@ -7,13 +7,12 @@
  * The end is a leak check: every machine is deleted, and then no run, no machine
  * directory, no placement and no waiter may be left.
  */
-// First: it teaches zod about OpenAPI, and the schemas of proto/rest.ts have to be made after that.
-import { type ControlPlane, startControlPlane } from "../../cp/server.ts";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { AgentOverrides } from "../../agent/server.ts";
 import type { FakeDriverOptions } from "../../agent/runtime/fake-driver.ts";
 import { Client } from "../../cli/client.ts";
+import { type ControlPlane, startControlPlane } from "../../cp/server.ts";
 import { silentLog } from "../../lib/log.ts";
 import type { Machine, MachineConfigInput } from "../../proto/rest.ts";
 import { createDatabase } from "./postgres.ts";

@@ -9,11 +9,11 @@ const Environment = z.object({
   HTTP_PORT: port.default(8080),
   LEVERET_GRPC_HOST: z.string().min(1).default("127.0.0.1"),
   GRPC_PORT: port.default(8090),
-  LEVERET_INSECURE_LINK: z.enum(["", "0", "1"]).default(""),
+  LEVERET_INSECURE_LINK: z.enum(["0", "1"]).default("0"),
   DATABASE_URL: z
     .string()
-    .regex(/^(postgres(ql)?:\/\/.+)?$/, "expected postgres://…")
-    .default(""),
+    .regex(/^postgres(ql)?:\/\/./, "expected postgres://…")
+    .optional(),
   LEVERET_CP_DIR: z.string().min(1).default("/var/lib/leveret/cp"),
   LEVERET_LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"])
@@ -36,7 +36,9 @@ export type Config = {
 
 /** Throws CONFIG_INVALID; one line per wrong variable. */
 export function loadConfig(env: Record<string, string | undefined>): Config {
-  const parsed = Environment.safeParse(env);
+  // Set to nothing is not set.
+  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== ""));
+  const parsed = Environment.safeParse(given);
   if (!parsed.success) {
     const lines = parsed.error.issues.map((issue) => {
       const key = String(issue.path[0]);
@@ -53,7 +55,7 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     grpcHost: raw.LEVERET_GRPC_HOST,
     grpcPort: raw.GRPC_PORT,
     insecureLink: raw.LEVERET_INSECURE_LINK === "1",
-    databaseUrl: raw.DATABASE_URL === "" ? null : raw.DATABASE_URL,
+    databaseUrl: raw.DATABASE_URL ?? null,
     dataDir: raw.LEVERET_CP_DIR,
     logLevel: raw.LEVERET_LOG_LEVEL,
   };

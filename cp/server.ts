@@ -12,8 +12,6 @@ import { Goodbye_Reason } from "../proto/gen/leveret/v1/agent_pb.js";
 import { ReplicaId } from "../proto/ids.ts";
 import { checkLink, loadConfig, type Config } from "./config.ts";
 import { createContext, type Context, type ContextOverrides } from "./context.ts";
-import { markAllDisconnected } from "./db/queries/hosts.ts";
-import { markUnknown } from "./db/queries/machines.ts";
 import { Attachments } from "./hub/attach.ts";
 import { listenHub } from "./hub/listen.ts";
 import { Outbox } from "./hub/outbox.ts";
@@ -25,6 +23,7 @@ import type { App } from "./http/deps.ts";
 import { startLoop } from "./loops.ts";
 import { Changes } from "./ops/changes.ts";
 import type { Deps } from "./ops/deps.ts";
+import { allHostsDown, sweepHosts } from "./ops/host-down.ts";
 import { reconcileHosts } from "./ops/reconcile.ts";
 
 export const VERSION = "0.1.0";
@@ -80,8 +79,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     attachments,
     progress,
   };
-  for (const hostId of await markAllDisconnected(database.db))
-    await markUnknown(database.db, hostId);
+  await allHostsDown(deps);
 
   starting.defer(() => outbox.idle());
   const hub = starting.use(
@@ -95,9 +93,10 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   const loop = (name: string, ms: number, work: () => Promise<void>): void =>
     void starting.use(startLoop({ name, ms, work, clock: context.clock, log }));
   loop("outbox", overrides.outboxPollMs ?? OUTBOX_POLL_MS, () => outbox.poll());
-  loop("reconcile", overrides.reconcileMs ?? RECONCILE_MS, () =>
-    reconcileHosts(deps, registry.hostIds()),
-  );
+  loop("reconcile", overrides.reconcileMs ?? RECONCILE_MS, async () => {
+    await sweepHosts(deps, parts.replicaId, (origin) => registry.holds(origin));
+    await reconcileHosts(deps, registry.hostIds());
+  });
   const app = createApp(
     {
       ...deps,
@@ -140,7 +139,6 @@ function listenHttp(
       port: config.httpPort,
       // Streams are quiet for as long as a machine is; they end themselves.
       idleTimeout: 0,
-      maxRequestBodySize: LIMITS.requestBodyBytes * 2,
       fetch: (request) => app.fetch(request),
     });
     stack.defer(async () => {

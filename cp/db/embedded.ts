@@ -71,7 +71,7 @@ export async function startEmbedded(
   await waitReady(child, data, logFile, clock);
   const pid = child.pid;
   if (pid === undefined) throw new LvError("INTERNAL", "PostgreSQL has no process id");
-  log.info({ pid, data }, "embedded PostgreSQL is ready");
+  log.info({ server: pid, data }, "embedded PostgreSQL is ready");
   return {
     pid,
     address: { host: socketDir, port: 5432, username: "leveret", database: "postgres" },
@@ -186,7 +186,10 @@ function readPidFile(data: string): string[] {
 async function stopLeftover(data: string, log: Log, clock: Clock): Promise<void> {
   const pid = Number(readPidFile(data)[0]);
   if (!Number.isInteger(pid) || pid <= 1 || !servesCluster(pid, data)) return;
-  log.warn({ pid, data }, "stopping the PostgreSQL that an earlier control plane left running");
+  log.warn(
+    { server: pid, data },
+    "stopping the PostgreSQL that an earlier control plane left running",
+  );
   await stopServer(pid, () => !servesCluster(pid, data), clock);
 }
 

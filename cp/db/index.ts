@@ -21,7 +21,12 @@ export type Database = AsyncDisposable & {
   ping(): Promise<void>;
 };
 
-type Options = { max: number; connect_timeout?: number; onnotice: () => undefined };
+type Options = {
+  max: number;
+  connect_timeout?: number;
+  onnotice: () => undefined;
+  backoff?: (attempt: number) => number;
+};
 
 const POOL_SIZE = 16;
 const CONNECT_TIMEOUT_S = 5;
@@ -33,6 +38,8 @@ export async function openDatabase(where: string | Address): Promise<Database> {
     max: POOL_SIZE,
     connect_timeout: CONNECT_TIMEOUT_S,
     onnotice: () => undefined,
+    // Seconds. The driver's own goes up to 20: too late for a server that is back.
+    backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
   };
   const sql = connect(where, options);
   const db = drizzle(sql);

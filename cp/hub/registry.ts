@@ -1,4 +1,5 @@
 /** The streams that are open in this process: at most one per host, the newest. */
+import type { Origin } from "../ops/report.ts";
 import type { HubSession } from "./session.ts";
 
 export class Registry {
@@ -22,6 +23,10 @@ export class Registry {
 
   get(hostId: string): HubSession | undefined {
     return this.#sessions.get(hostId);
+  }
+
+  holds({ hostId, epoch }: Origin): boolean {
+    return this.#sessions.get(hostId)?.origin.epoch === epoch;
   }
 
   hostIds(): string[] {

@@ -16,9 +16,8 @@ import {
   type Hello,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
-import { markDisconnected } from "../db/queries/hosts.ts";
-import { markUnknown } from "../db/queries/machines.ts";
 import type { Deps } from "../ops/deps.ts";
+import { hostDown } from "../ops/host-down.ts";
 import { reconcileInventory } from "../ops/reconcile.ts";
 import type { Attachments } from "./attach.ts";
 import type { Outbox } from "./outbox.ts";
@@ -140,14 +139,10 @@ async function arrive(parts: HubParts, session: HubSession, hello: Hello): Promi
 /** Marks the host down, if this stream is still its newest. */
 async function leave(parts: HubParts, session: HubSession): Promise<void> {
   const { deps } = parts;
-  const { hostId, epoch } = session.origin;
   try {
-    if (!(await markDisconnected(deps.database.db, hostId, epoch))) return;
-    deps.log.warn(session.origin, "host disconnected");
-    const ids = await markUnknown(deps.database.db, hostId);
-    for (const id of ids) deps.changes.publish({ kind: "machine", id, state: "unknown" });
-    deps.changes.publish({ kind: "host", id: hostId });
+    if (await hostDown(deps, session.origin)) deps.log.warn(session.origin, "host disconnected");
   } catch (error) {
+    // The sweep does it when the database is back.
     deps.log.error({ ...session.origin, err: error }, "cannot mark the host as disconnected");
   }
 }

@@ -10,7 +10,9 @@
  * crash leaves the host `ready` in the database, which the next start corrects.
  */
 import { create } from "@bufbuild/protobuf";
+import { Backoff } from "../../lib/backoff.ts";
 import { LIMITS } from "../../lib/limits.ts";
+import { LvError } from "../../proto/errors.ts";
 import {
   GoodbyeSchema,
   HubFrameSchema,
@@ -18,6 +20,7 @@ import {
   type Goodbye_Reason,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { fromDatabase } from "../db/index.ts";
 import { touchHost } from "../db/queries/hosts.ts";
 import { markAcked } from "../db/queries/ops.ts";
 import type { Deps } from "../ops/deps.ts";
@@ -119,14 +122,29 @@ export class HubSession {
   /** Handles what was read, in order, until the session is closed. */
   async work(): Promise<void> {
     for await (const frame of this.#in) {
+      if (!(await this.#handleOrRetry(frame))) return;
+    }
+  }
+
+  /** A database that is away is waited for: the link and the machines are well. */
+  async #handleOrRetry(frame: AgentFrame): Promise<boolean> {
+    const backoff = new Backoff({ baseMs: 100, capMs: 2_000 });
+    for (;;) {
       try {
         await this.#handle(frame);
+        return true;
       } catch (error) {
+        const { reason, retryable } = LvError.from(fromDatabase(error));
+        if (retryable && !this.closed) {
+          this.#deps.log.warn({ ...this.origin, reason }, "cannot store a frame yet");
+          await this.#deps.clock.sleep(backoff.next(), this.ended).catch(() => undefined);
+          continue;
+        }
         // A report that could not be stored comes again after a reconnect; going on
         // would acknowledge later ones and lose this one.
         this.#deps.log.error({ ...this.origin, err: error }, "cannot store a frame; closing");
         this.close();
-        return;
+        return false;
       }
     }
   }

@@ -62,8 +62,9 @@ export async function* readLogs(
         }
         if (!request.follow || (await runIsOver(deps, machine, incarnation))) return;
       } catch (error) {
-        if (signal.aborted || !mayComeBack(LvError.from(error), machine, request.follow))
-          throw error;
+        const known = LvError.from(error);
+        if (!signal.aborted && hasNothing(known, machine, request.follow)) return;
+        if (signal.aborted || !mayComeBack(known, request.follow)) throw error;
       }
       await change.wait(machine.hostId);
     } finally {
@@ -81,10 +82,13 @@ async function runIsOver(deps: Deps, before: MachineRow, seen: number): Promise<
   return now.incarnation === before.incarnation && before.observedState !== "starting";
 }
 
-function mayComeBack(error: LvError, machine: MachineRow, follow: boolean): boolean {
-  if (!follow) return false;
-  if (error.reason === "MACHINE_NOT_FOUND") return !isAtRest(machine.observedState);
-  return error.reason === "HOST_UNAVAILABLE" || error.reason === "LINK_LOST";
+/** Not on its host, and not about to be: it has printed nothing. */
+function hasNothing(error: LvError, machine: MachineRow, follow: boolean): boolean {
+  return error.reason === "MACHINE_NOT_FOUND" && (!follow || isAtRest(machine.observedState));
+}
+
+function mayComeBack(error: LvError, follow: boolean): boolean {
+  return follow && ["MACHINE_NOT_FOUND", "HOST_UNAVAILABLE", "LINK_LOST"].includes(error.reason);
 }
 
 /** Subscribes at once, so that what changes while a session runs is not missed. */

@@ -61,6 +61,8 @@ export async function issueStop(
         machine.observedState === "stopping"
           ? "stopping"
           : transition(machine.observedState, "request_stop"),
+      statusReason: null,
+      statusMessage: null,
       version: machine.version + 1,
     },
     note,

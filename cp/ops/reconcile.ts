@@ -85,7 +85,12 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
     const change = { observedSequence: 0 };
     if (await hasOpenOp(tx, machineId)) {
       const pending = machine.desiredState === "started" ? "starting" : machine.observedState;
-      await saveMachine(tx, effects, machineId, { ...change, observedState: pending });
+      await saveMachine(tx, effects, machineId, {
+        ...change,
+        observedState: pending,
+        statusReason: null,
+        statusMessage: null,
+      });
       effects.hosts.add(origin.hostId);
       return;
     }
@@ -96,7 +101,12 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
       await saveMachine(tx, effects, machineId, change);
     } else if (machine.desiredState === "stopped") {
       await setRunning(tx, machineId, false);
-      const stopped = { ...change, observedState: "stopped" } as const;
+      const stopped = {
+        ...change,
+        observedState: "stopped",
+        statusReason: null,
+        statusMessage: null,
+      } as const;
       await saveMachine(tx, effects, machineId, stopped, { type: "stopped", ...note });
     } else {
       const reset = await saveMachine(tx, effects, machineId, change);

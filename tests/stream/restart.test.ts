@@ -78,7 +78,6 @@ test(
     agent.runStart(await agent.op(1));
     const waited = await call(first, "GET", "/v1/machines/kept/wait?state=started");
     expect(waited.status).toBe(200);
-    // Written, but never sent: the answer came before the agent could see it.
     const server = postmaster(directory);
     first.process.kill("SIGKILL");
     await first.process.exited;
@@ -102,6 +101,37 @@ test(
     expect(again.epoch).toBe(2n);
     const back = await call(second, "GET", "/v1/machines/kept/wait?state=started&timeout=10");
     expect(back).toMatchObject({ status: 200, body: { instance_id: made.instance_id } });
+    second.process.kill("SIGTERM");
+    expect(await second.process.exited).toBe(0);
+  },
+  TIMEOUT_MS,
+);
+
+test(
+  "killed after the commit and before the ack, it neither loses the machine nor makes two",
+  async () => {
+    const directory = join(root, "committed");
+    const first = await startPlane(directory);
+    const agent = await FakeAgent.connect(first.grpcAddr);
+    const { hostId } = agent;
+    const body = { config: { image: "busybox" } };
+    const key = { "idempotency-key": "once" };
+    const made = (await call(first, "POST", "/v1/machines", body, key)).body as Machine;
+    first.process.kill("SIGKILL");
+    await first.process.exited;
+    await until("the agent to notice", () => agent.ended);
+
+    const second = await startPlane(directory);
+    const again = await call(second, "POST", "/v1/machines", body, key);
+    expect(again).toMatchObject({ status: 201, body: { id: made.id } });
+    expect((await call(second, "GET", "/v1/machines")).body).toHaveLength(1);
+    await using back = await FakeAgent.connect(second.grpcAddr, { hostId });
+    const op = await back.op(1);
+    expect(op).toMatchObject({ machineId: made.id, command: { value: { incarnation: 1n } } });
+    back.runStart(op);
+    const started = await call(second, "GET", `/v1/machines/${made.id}/wait?timeout=10`);
+    expect(started).toMatchObject({ status: 200, body: { state: "started" } });
+    expect(back.ops()).toHaveLength(1);
     second.process.kill("SIGTERM");
     expect(await second.process.exited).toBe(0);
   },

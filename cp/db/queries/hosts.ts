@@ -1,4 +1,4 @@
-import { and, asc, eq, or, sql } from "drizzle-orm";
+import { and, asc, eq, lt, or, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts, type HostRow } from "../schema/hosts.ts";
 import { placements } from "../schema/placements.ts";
@@ -70,6 +70,24 @@ export async function markAllDisconnected(tx: Db): Promise<string[]> {
     .where(eq(hosts.state, "ready"))
     .returning({ id: hosts.id });
   return rows.map((row) => row.id);
+}
+
+/** Hosts this process holds by their rows, that have not been heard of for so long. */
+export function findAbandoned(
+  tx: Db,
+  replicaId: string,
+  seconds: number,
+): Promise<{ id: string; epoch: number }[]> {
+  return tx
+    .select({ id: hosts.id, epoch: hosts.epoch })
+    .from(hosts)
+    .where(
+      and(
+        eq(hosts.state, "ready"),
+        eq(hosts.ownerReplica, replicaId),
+        lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${seconds})`),
+      ),
+    );
 }
 
 export async function touchHost(tx: Db, hostId: string, epoch: number): Promise<boolean> {

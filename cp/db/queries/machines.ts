@@ -104,17 +104,21 @@ export async function countByHost(tx: Db): Promise<Map<string, number>> {
  * The host's stream is down: what was live is "unknown". Nothing happens when a
  * newer stream has made the host ready again. Returns the machines that changed.
  */
-export async function markUnknown(tx: Db, hostId: string): Promise<string[]> {
+export function markUnknown(tx: Db, hostId: string): Promise<MachineRow[]> {
   const down = tx
     .select({ id: hosts.id })
     .from(hosts)
     .where(and(eq(hosts.id, hostId), ne(hosts.state, "ready")));
-  const rows = await tx
+  return tx
     .update(machines)
-    .set({ observedState: "unknown", updatedAt: sql`now()` })
+    .set({
+      observedState: "unknown",
+      statusReason: "HOST_UNAVAILABLE",
+      statusMessage: "Its host is not connected; the machine itself may be running",
+      updatedAt: sql`now()`,
+    })
     .where(and(inArray(machines.hostId, down), inArray(machines.observedState, LIVE)))
-    .returning({ id: machines.id });
-  return rows.map((row) => row.id);
+    .returning();
 }
 
 /**

@@ -90,9 +90,9 @@ export function lines(name: string, argv: string[], timeoutMs: number): Group {
       const ended = await runCommand(argv, timeoutMs, false);
       const count: Count = { passed: 0, failed: 0, skipped: [] };
       for (const line of ended.output.split("\n")) {
-        if (/^ok /.test(line)) count.passed += 1;
-        else if (/^skip /.test(line)) count.skipped.push(line.slice(5));
-        else if (/^FAIL /.test(line)) count.failed += 1;
+        if (line.startsWith("ok ")) count.passed += 1;
+        else if (line.startsWith("skip ")) count.skipped.push(line.slice(5));
+        else if (line.startsWith("FAIL ")) count.failed += 1;
       }
       const clean = ended.code === 0 && !ended.timedOut && count.passed > 0;
       if (!clean && count.failed === 0) count.failed = 1;

@@ -15,6 +15,7 @@ import type { AgentContext } from "../context.ts";
 import { ControlSession, type LinkState, type StreamEnd } from "./session.ts";
 
 const SUPERSEDED_RETRY_MS = 30_000;
+const STABLE_MS = 5_000;
 
 /** Runs until the signal aborts. Throws CONFIG_INVALID when the control plane rejects the host. */
 export async function runLink(context: AgentContext, signal: AbortSignal): Promise<void> {
@@ -26,6 +27,7 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
   });
   while (!signal.aborted) {
     const session = new ControlSession(context, state);
+    const began = clock.now();
     let end: StreamEnd = { welcomed: false, goodbye: null };
     try {
       end = await session.run(signal);
@@ -36,7 +38,8 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
       const { reason, message } = LvError.from(error);
       log.warn({ reason, detail: message }, "the control stream broke");
     }
-    if (session.welcomed) backoff.reset();
+    // A stream that was welcomed and dropped at once is no success: no tight loop.
+    if (session.welcomed && clock.now() - began > STABLE_MS) backoff.reset();
     const waitMs = delayAfter(end, backoff, log);
     await clock.sleep(waitMs, signal).catch(() => undefined);
   }

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, test, setDefaultTimeout } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -23,6 +23,8 @@ import { until } from "../../tests/kit/until.ts";
 import { FakeDriver, type FakeDriverOptions } from "./fake-driver.ts";
 import { Fleet } from "./fleet.ts";
 import { Journal } from "./journal.ts";
+
+setDefaultTimeout(30_000);
 
 class Host {
   readonly dir = mkdtempSync(join(tmpdir(), "lev-fleet-"));

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, test, setDefaultTimeout } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -6,6 +6,8 @@ import type { VmmStatus } from "../../proto/vmm.ts";
 import { failure } from "../../tests/kit/failure.ts";
 import { until } from "../../tests/kit/until.ts";
 import { VmmClient } from "./vmm-client.ts";
+
+setDefaultTimeout(30_000);
 
 const STATUS = { machineId: "m", incarnation: 1, pid: 2, pidStartTime: 3, phase: "running" };
 

@@ -19,7 +19,7 @@ export type DriverUnderTest = {
 
 const never = new AbortController().signal;
 
-export function describeDriver(name: string, subject: DriverUnderTest, timeoutMs = 10_000): void {
+export function describeDriver(name: string, subject: DriverUnderTest, timeoutMs = 30_000): void {
   describe(name, () => {
     let dir = "";
     let driver: Driver;

@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, test, setDefaultTimeout } from "bun:test";
 import { type Clock, systemClock } from "../../lib/clock.ts";
 import { Goodbye_Reason, MachineState, OpSchema } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { create } from "@bufbuild/protobuf";
@@ -8,6 +8,8 @@ import { failure } from "../kit/failure.ts";
 import { argv, destroyOp, startOp, stopOp } from "../kit/ops.ts";
 import { TestAgent } from "../kit/test-agent.ts";
 import { until } from "../kit/until.ts";
+
+setDefaultTimeout(30_000);
 
 describe("the agent's link", () => {
   let hub: FakeHub;

@@ -1,5 +1,5 @@
 /** A start that fails at any step leaves nothing of itself, and every undo is safe twice. */
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, test, setDefaultTimeout } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,6 +15,8 @@ import { LvError } from "../../proto/errors.ts";
 import { MachineId } from "../../proto/ids.ts";
 import { failure } from "../kit/failure.ts";
 import { until } from "../kit/until.ts";
+
+setDefaultTimeout(30_000);
 
 const COMMAND = [process.execPath, join(import.meta.dir, "..", "kit", "fake-vmm.ts")];
 const HOOKS = [directoryHook, rootfsHook, vmmHook(COMMAND, systemClock)];

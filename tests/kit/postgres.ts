@@ -20,9 +20,8 @@ async function start(): Promise<Where> {
   const directory = mkdtempSync(join(tmpdir(), "leveret-test-pg-"));
   // As root the server runs as another user, who has to get in.
   chmodSync(directory, 0o755);
-  const server = await startEmbedded(directory);
-  cleanUpAfterUs(server.pid, directory);
-  return server.address;
+  cleanUpAfterUs(directory);
+  return (await startEmbedded(directory)).address;
 }
 
 /**
@@ -30,14 +29,18 @@ async function start(): Promise<Where> {
  * reads our end of a pipe notices in both cases. SIGQUIT ends the server at once,
  * without a checkpoint that nobody will read.
  */
-function cleanUpAfterUs(pid: number, directory: string): void {
-  const script = `cat >/dev/null
-    kill -QUIT "$1"
-    for i in $(seq 100); do readlink "/proc/$1/exe" >/dev/null || break; sleep 0.05; done
-    rm -rf "$2"`;
-  const watcher = spawn("sh", ["-c", script, "cleanup", String(pid), directory], {
+function cleanUpAfterUs(directory: string): void {
+  // In the background of a shell that ends at once: `bun test` kills its own children
+  // when a test takes too long, and this one has to outlive that.
+  const script = `(
+    cat <&3 >/dev/null
+    pid=$(head -n 1 "$1/postgres/data/postmaster.pid") && kill -QUIT "$pid"
+    for i in $(seq 100); do readlink "/proc/$pid/exe" >/dev/null || break; sleep 0.05; done
+    rm -rf "$1"
+  ) &`;
+  const watcher = spawn("sh", ["-c", script, "cleanup", directory], {
     detached: true,
-    stdio: ["pipe", "ignore", "ignore"],
+    stdio: ["ignore", "ignore", "ignore", "pipe"],
   });
   watcher.unref();
 }

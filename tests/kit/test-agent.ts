@@ -43,7 +43,12 @@ export class TestAgent implements AsyncDisposable {
     driver: Partial<FakeDriverOptions> = {},
   ): Promise<TestAgent> {
     const made = new TestAgent(addr, overrides, driver);
-    made.#agent = await startAgent(made.#overrides);
+    try {
+      made.#agent = await startAgent(made.#overrides);
+    } catch (error) {
+      await made[Symbol.asyncDispose]();
+      throw error;
+    }
     return made;
   }
 

@@ -113,7 +113,14 @@ export function bunTest(name: string, folders: string[], timeoutMs: number): Gro
       const dir = mkdtempSync(join(tmpdir(), "leveret-junit-"));
       try {
         const report = join(dir, "junit.xml");
-        const argv = ["bun", "test", "--reporter=junit", `--reporter-outfile=${report}`, ...files];
+        const argv = [
+          "bun",
+          "test",
+          "--timeout=30000",
+          "--reporter=junit",
+          `--reporter-outfile=${report}`,
+          ...files,
+        ];
         const ended = await runCommand(argv, timeoutMs, false);
         return countReport(name, report, ended);
       } finally {

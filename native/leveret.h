@@ -82,8 +82,9 @@ int lv_vcpu_set_cpuid(struct lv_vm *vm, uint32_t vcpu, const void *entries,
 int lv_vcpu_set_msrs(struct lv_vm *vm, uint32_t vcpu, const void *entries,
     uint32_t count);
 
-/* 16550A at a port base, byte wide, output appended to out_fd (a pipe or file,
- * written non-blocking; what does not fit is dropped and counted). */
+/* 16550A at a port base, byte wide, output appended to out_fd line by line, the
+ * rest when the machine ends (a pipe or file; what is not a regular file gets
+ * O_NONBLOCK; what does not fit is dropped and counted). */
 struct lv_serial_config {
 	uint32_t size;
 	uint16_t port; /* 0x3f8 */
@@ -110,7 +111,8 @@ int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config);
 int lv_debug_add(struct lv_vm *vm, uint16_t port);
 
 /* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
- * RAM; gsi an edge interrupt. Device ids: 2 blk, 4 rng, 19 vsock. */
+ * RAM; gsi (< 24) an edge interrupt. Device ids: 2 blk, 4 rng, 19 vsock. Each
+ * lv_*_add of one returns the device's index, 0 for the first. */
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
@@ -140,7 +142,7 @@ struct lv_vsock_config {
 	uint32_t gsi;
 	uint64_t base;
 	uint64_t guest_cid; /* >= 3 */
-	char path[104];	    /* NUL terminated */
+	char path[104];	    /* NUL terminated; "<path>_<port>" < 108 bytes */
 };
 int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
 

@@ -167,7 +167,7 @@ static int plug(struct lv_vm *vm, struct lv_device *device, uint64_t base,
 
 int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config)
 {
-	struct lv_device *device;
+	struct lv_device *device = NULL;
 	int error;
 
 	if (config->size != sizeof(*config))
@@ -182,7 +182,7 @@ int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config)
 
 int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config)
 {
-	struct lv_device *device;
+	struct lv_device *device = NULL;
 	int error;
 
 	if (config->size != sizeof(*config))
@@ -197,7 +197,7 @@ int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config)
 
 int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config)
 {
-	struct lv_device *device;
+	struct lv_device *device = NULL;
 	int error;
 
 	if (config->size != sizeof(*config))

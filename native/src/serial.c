@@ -282,9 +282,8 @@ void lv_serial_write(struct lv_serial *serial, uint16_t reg, uint8_t value)
 		break;
 	case REG_IER:
 		if (dlab)
-			serial->divisor =
-			    (uint16_t)((serial->divisor & 0xffu) |
-					   (unsigned)value << 8);
+			serial->divisor = (uint16_t)((serial->divisor & 0xffu) |
+						     (unsigned)value << 8);
 		else
 			write_ier(serial, value);
 		break;

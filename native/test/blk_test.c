@@ -4,14 +4,14 @@
 
 #include "lv_test.h"
 
-#define SECTORS 64u
-#define HEADER DATA
-#define BUFFER (DATA + 0x1000)
-#define STATUS (DATA + 0x10000)
-#define STATUS_OK 0
-#define STATUS_IOERR 1
+#define SECTORS	      64u
+#define HEADER	      DATA
+#define BUFFER	      (DATA + 0x1000)
+#define STATUS	      (DATA + 0x10000)
+#define STATUS_OK     0
+#define STATUS_IOERR  1
 #define STATUS_UNSUPP 2
-#define UNTOUCHED 0x77
+#define UNTOUCHED     0x77
 
 struct disk {
 	struct world w;
@@ -26,10 +26,10 @@ static uint8_t pattern(uint64_t offset)
 /* `tail` bytes past the last sector are in the file but not on the disk. */
 static void start(struct disk *d, uint32_t flags, uint64_t tail)
 {
-	struct lv_blk_config config = { .size = sizeof(config),
-		.flags = flags,
-		.bytes = SECTORS * 512 + tail,
-		.id = "a-disk" };
+	struct lv_blk_config config = {.size = sizeof(config),
+				       .flags = flags,
+				       .bytes = SECTORS * 512 + tail,
+				       .id = "a-disk"};
 	char path[] = "/tmp/lv-blk-XXXXXX";
 
 	d->fd = mkstemp(path);
@@ -55,7 +55,7 @@ static void stop(struct disk *d)
 
 static void put_header(struct disk *d, uint32_t type, uint64_t sector)
 {
-	uint32_t head[2] = { type, 0 };
+	uint32_t head[2] = {type, 0};
 
 	memcpy(at(&d->w, HEADER), head, 8);
 	memcpy(at(&d->w, HEADER + 8), &sector, 8);
@@ -64,7 +64,7 @@ static void put_header(struct disk *d, uint32_t type, uint64_t sector)
 
 /* Runs one chain; returns the status byte, used.len in *len. */
 static uint8_t run(struct disk *d, uint32_t type, uint64_t sector,
-    const struct part *parts, uint32_t count, uint32_t *len)
+		   const struct part *parts, uint32_t count, uint32_t *len)
 {
 	uint32_t used;
 
@@ -79,10 +79,10 @@ static uint8_t run(struct disk *d, uint32_t type, uint64_t sector,
 
 /* header, one data buffer, status: as most drivers do it. */
 static uint8_t simple(struct disk *d, uint32_t type, uint64_t sector,
-    uint32_t bytes, uint16_t flags, uint32_t *len)
+		      uint32_t bytes, uint16_t flags, uint32_t *len)
 {
-	struct part parts[3] = { { HEADER, 16, 0 }, { BUFFER, bytes, flags },
-		{ STATUS, 1, WRITE } };
+	struct part parts[3] = {
+	    {HEADER, 16, 0}, {BUFFER, bytes, flags}, {STATUS, 1, WRITE}};
 
 	return run(d, type, sector, parts, 3, len);
 }
@@ -126,11 +126,14 @@ static void v5_2_6_writes_and_flushes(void)
 static void v2_7_4_any_framing(void)
 {
 	struct disk d;
-	struct part in[6] = { { HEADER, 7, 0 }, { HEADER + 7, 9, 0 },
-		{ BUFFER, 100, WRITE }, { HIGH_GPA, 900, WRITE },
-		{ BUFFER + 100, 24, WRITE }, { STATUS, 1, WRITE } };
+	struct part in[6] = {{HEADER, 7, 0},
+			     {HEADER + 7, 9, 0},
+			     {BUFFER, 100, WRITE},
+			     {HIGH_GPA, 900, WRITE},
+			     {BUFFER + 100, 24, WRITE},
+			     {STATUS, 1, WRITE}};
 	/* Header and data in one buffer. */
-	struct part out[2] = { { HEADER, 16 + 512, 0 }, { STATUS, 1, WRITE } };
+	struct part out[2] = {{HEADER, 16 + 512, 0}, {STATUS, 1, WRITE}};
 	uint8_t byte;
 
 	start(&d, 0, 0);
@@ -158,13 +161,10 @@ static void v5_2_6_2_out_of_range(void)
 		uint64_t sector;
 		uint32_t bytes;
 	} wrong[] = {
-		{ SECTORS, 512 },
-		{ SECTORS - 1, 1024 },
-		{ UINT64_MAX, 512 },
-		{ UINT64_MAX / 512, 512 },
-		{ 1ull << 55, 512 },
-		{ 0, 511 },
-		{ 0, 513 },
+	    {SECTORS, 512},    {SECTORS - 1, 1024},
+	    {UINT64_MAX, 512}, {UINT64_MAX / 512, 512},
+	    {1ull << 55, 512}, {0, 511},
+	    {0, 513},
 	};
 	struct disk d;
 	struct stat info;
@@ -172,9 +172,9 @@ static void v5_2_6_2_out_of_range(void)
 	start(&d, 0, 100);
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
 		CHECK(simple(&d, 0, wrong[i].sector, wrong[i].bytes, WRITE,
-			  NULL) == STATUS_IOERR);
+			     NULL) == STATUS_IOERR);
 		CHECK(simple(&d, 1, wrong[i].sector, wrong[i].bytes, 0, NULL) ==
-		    STATUS_IOERR);
+		      STATUS_IOERR);
 	}
 	CHECK(fstat(d.fd, &info) == 0);
 	CHECK(info.st_size == SECTORS * 512 + 100);
@@ -209,8 +209,8 @@ static void wrong_direction(void)
 	for (uint64_t i = 0; i < 512; i++)
 		CHECK(*at(&d.w, BUFFER + i) == 0xee);
 	/* 2.7.4.2: a readable descriptor behind a writable one. */
-	struct part parts[3] = { { HEADER, 16, 0 }, { STATUS, 1, WRITE },
-		{ BUFFER, 512, 0 } };
+	struct part parts[3] = {
+	    {HEADER, 16, 0}, {STATUS, 1, WRITE}, {BUFFER, 512, 0}};
 	CHECK(run(&d, 1, 0, parts, 3, &len) == UNTOUCHED);
 	CHECK(len == 0);
 	stop(&d);
@@ -219,8 +219,8 @@ static void wrong_direction(void)
 static void short_header_or_missing_status_is_completed_empty(void)
 {
 	struct disk d;
-	struct part header[2] = { { HEADER, 15, 0 }, { STATUS, 1, WRITE } };
-	struct part status[2] = { { HEADER, 16, 0 }, { BUFFER, 512, 0 } };
+	struct part header[2] = {{HEADER, 15, 0}, {STATUS, 1, WRITE}};
+	struct part status[2] = {{HEADER, 16, 0}, {BUFFER, 512, 0}};
 	uint32_t len;
 
 	start(&d, 0, 0);
@@ -271,13 +271,13 @@ static void a_truncated_file_is_an_io_error(void)
 static void the_io_thread_serves_kicks(void)
 {
 	struct disk d;
-	struct part parts[3] = { { HEADER, 16, 0 }, { BUFFER, 512, WRITE },
-		{ STATUS, 1, WRITE } };
-	struct lv_io io = { 0 };
+	struct part parts[3] = {
+	    {HEADER, 16, 0}, {BUFFER, 512, WRITE}, {STATUS, 1, WRITE}};
+	struct lv_io io = {0};
 	struct pollfd irq;
 
 	start(&d, 0, 0);
-	irq = (struct pollfd){ .fd = d.w.device->irq_fd, .events = POLLIN };
+	irq = (struct pollfd){.fd = d.w.device->irq_fd, .events = POLLIN};
 	CHECK(lv_io_start(&io, &d.w.device, 1, &d.w.events) == 0);
 	put_header(&d, 0, 0);
 	(void)add_chain(&d.w, 0, parts, 3);

@@ -4,16 +4,16 @@
 
 #include "lv_test.h"
 
-#define CODE 0x1000u
+#define CODE	0x1000u
 #define WAIT_MS 20000
 
 static void make(struct lv_vm **vm, uint32_t vcpus)
 {
-	struct lv_vm_config config = { .size = sizeof(config),
-		.vcpus = vcpus,
-		.memory_bytes = 2u << 20,
-		.low_limit = 3ull << 30,
-		.high_base = 4ull << 30 };
+	struct lv_vm_config config = {.size = sizeof(config),
+				      .vcpus = vcpus,
+				      .memory_bytes = 2u << 20,
+				      .low_limit = 3ull << 30,
+				      .high_base = 4ull << 30};
 
 	CHECK(lv_vm_create(&config, vm) == 0);
 }
@@ -21,7 +21,7 @@ static void make(struct lv_vm **vm, uint32_t vcpus)
 static void load(struct lv_vm *vm, const uint8_t *code, size_t len)
 {
 	struct kvm_sregs sregs;
-	struct kvm_regs regs = { .rip = CODE, .rflags = 2, .rsp = 0x800 };
+	struct kvm_regs regs = {.rip = CODE, .rflags = 2, .rsp = 0x800};
 	struct lv_region region;
 
 	CHECK(lv_vm_region(vm, 0, &region) == 0);
@@ -35,7 +35,7 @@ static void load(struct lv_vm *vm, const uint8_t *code, size_t len)
 
 static struct lv_event wait_event(struct lv_vm *vm)
 {
-	struct pollfd poller = { .fd = lv_vm_event_fd(vm), .events = POLLIN };
+	struct pollfd poller = {.fd = lv_vm_event_fd(vm), .events = POLLIN};
 	struct lv_event event;
 
 	while (lv_vm_next_event(vm, &event) == 0) {
@@ -48,30 +48,60 @@ static struct lv_event wait_event(struct lv_vm *vm)
 static void ports_reach_their_devices(void)
 {
 	static const uint8_t code[] = {
-		0xba, 0xf8, 0x03,	/* mov dx, 0x3f8 */
-		0xb0, 'h', 0xee,	/* mov al, 'h'; out dx, al */
-		0xb0, 'i', 0xee,	/* */
-		0xbe, 0x40, 0x10,	/* mov si, 0x1040 */
-		0xb9, 0x03, 0x00,	/* mov cx, 3 */
-		0xf3, 0x6e,		/* rep outsb: "abc" */
-		0xba, 0x34, 0x12, 0xec, /* mov dx, 0x1234; in al, dx */
-		0xe6, 0xf4,		/* out 0xf4, al: 0xff */
-		0xb0, 0x2a, 0xe6, 0xf4, /* mov al, 42; out 0xf4, al */
-		0xba, 0x00, 0x06,	/* mov dx, 0x600 */
-		0xb0, 0x34, 0xee,	/* mov al, 0x34; out dx, al */
-		0xf4,			/* hlt */
-		[0x40] = 'a', 'b', 'c',
+	    0xba,
+	    0xf8,
+	    0x03, /* mov dx, 0x3f8 */
+	    0xb0,
+	    'h',
+	    0xee, /* mov al, 'h'; out dx, al */
+	    0xb0,
+	    'i',
+	    0xee, /* */
+	    0xbe,
+	    0x40,
+	    0x10, /* mov si, 0x1040 */
+	    0xb9,
+	    0x03,
+	    0x00, /* mov cx, 3 */
+	    0xf3,
+	    0x6e, /* rep outsb: "abc" */
+	    /* mov ax, 0x0064; out dx, ax: a byte each to 0x3f8, 0x3f9 */
+	    0xb8,
+	    'd',
+	    0x00,
+	    0xef,
+	    0x66,
+	    0xef, /* out dx, eax: and to 0x3fa, 0x3fb */
+	    0xba,
+	    0x34,
+	    0x12,
+	    0xec, /* mov dx, 0x1234; in al, dx */
+	    0xe6,
+	    0xf4, /* out 0xf4, al: 0xff */
+	    0xb0,
+	    0x2a,
+	    0xe6,
+	    0xf4, /* mov al, 42; out 0xf4, al */
+	    0xba,
+	    0x00,
+	    0x06, /* mov dx, 0x600 */
+	    0xb0,
+	    0x34,
+	    0xee, /* mov al, 0x34; out dx, al */
+	    0xf4, /* hlt */
+	    [0x40] = 'a',
+	    'b',
+	    'c',
 	};
-	struct lv_serial_config serial = { .size = sizeof(serial),
-		.port = 0x3f8,
-		.gsi = 4 };
-	struct lv_power_config power = { .size = sizeof(power),
-		.port = 0x600,
-		.power_off = 0x34,
-		.reset = 1 };
+	struct lv_serial_config serial = {
+	    .size = sizeof(serial), .port = 0x3f8, .gsi = 4};
+	struct lv_power_config power = {.size = sizeof(power),
+					.port = 0x600,
+					.power_off = 0x34,
+					.reset = 1};
 	struct lv_event event;
 	struct lv_vm *vm;
-	char text[16] = { 0 };
+	char text[16] = {0};
 	int fds[2];
 
 	make(&vm, 1);
@@ -92,8 +122,8 @@ static void ports_reach_their_devices(void)
 	event = wait_event(vm);
 	CHECK(event.kind == LV_EVENT_POWER_OFF);
 	/* Out before the event, though no line ended. */
-	CHECK(read(fds[0], text, sizeof(text)) == 5);
-	CHECK(strcmp(text, "hiabc") == 0);
+	CHECK(read(fds[0], text, sizeof(text)) == 7);
+	CHECK(strcmp(text, "hiabcdd") == 0);
 	CHECK(lv_vm_stop(vm) == 0);
 	CHECK(lv_vm_stop(vm) == 0);
 	lv_vm_destroy(vm);
@@ -104,17 +134,17 @@ static void ports_reach_their_devices(void)
 static void unmapped_memory_reads_all_ones(void)
 {
 	static const uint8_t code[] = {
-		0xb8, 0x00, 0xf0, 0x8e, 0xd8, /* mov ax, 0xf000; mov ds, ax */
-		0x31, 0xdb,		      /* xor bx, bx */
-		0x8a, 0x07,		      /* mov al, [bx] */
-		0xe6, 0xf4,		      /* out 0xf4, al */
-		0xf4,
+	    0xb8, 0x00, 0xf0, 0x8e, 0xd8, /* mov ax, 0xf000; mov ds, ax */
+	    0x31, 0xdb,			  /* xor bx, bx */
+	    0x8a, 0x07,			  /* mov al, [bx] */
+	    0xe6, 0xf4,			  /* out 0xf4, al */
+	    0xf4,
 	};
-	struct lv_vm_config config = { .size = sizeof(config),
-		.vcpus = 1,
-		.memory_bytes = 1u << 20,
-		.low_limit = 0x80000,
-		.high_base = 4ull << 30 };
+	struct lv_vm_config config = {.size = sizeof(config),
+				      .vcpus = 1,
+				      .memory_bytes = 1u << 20,
+				      .low_limit = 0x80000,
+				      .high_base = 4ull << 30};
 	struct lv_event event;
 	struct lv_vm *vm;
 
@@ -130,22 +160,21 @@ static void unmapped_memory_reads_all_ones(void)
 static void a_device_answers_and_its_queue_is_kicked_in_the_kernel(void)
 {
 	static const uint8_t code[] = {
-		0xb8, 0x00, 0x90, 0x8e, 0xd8, /* mov ax, 0x9000; mov ds, ax */
-		0x66, 0xa1, 0x00, 0x00,	      /* mov eax, [0]: magic */
-		0xe6, 0xf4,		      /* out 0xf4, al */
-		0x66, 0x31, 0xc0,	      /* xor eax, eax */
-		0x66, 0xa3, 0x50, 0x00,	      /* mov [0x50], eax: notify 0 */
-		0xb0, 0x07, 0xe6, 0xf4,	      /* mov al, 7; out 0xf4, al */
-		0xf4,
+	    0xb8, 0x00, 0x90, 0x8e, 0xd8, /* mov ax, 0x9000; mov ds, ax */
+	    0x66, 0xa1, 0x00, 0x00,	  /* mov eax, [0]: magic */
+	    0xe6, 0xf4,			  /* out 0xf4, al */
+	    0x66, 0x31, 0xc0,		  /* xor eax, eax */
+	    0x66, 0xa3, 0x50, 0x00,	  /* mov [0x50], eax: notify 0 */
+	    0xb0, 0x07, 0xe6, 0xf4,	  /* mov al, 7; out 0xf4, al */
+	    0xf4,
 	};
-	struct lv_vm_config config = { .size = sizeof(config),
-		.vcpus = 1,
-		.memory_bytes = 1u << 20,
-		.low_limit = 0x80000,
-		.high_base = 4ull << 30 };
-	struct lv_rng_config rng = { .size = sizeof(rng),
-		.gsi = 5,
-		.base = 0x90000 };
+	struct lv_vm_config config = {.size = sizeof(config),
+				      .vcpus = 1,
+				      .memory_bytes = 1u << 20,
+				      .low_limit = 0x80000,
+				      .high_base = 4ull << 30};
+	struct lv_rng_config rng = {
+	    .size = sizeof(rng), .gsi = 5, .base = 0x90000};
 	struct lv_device_stats stats;
 	struct lv_event event;
 	struct lv_vm *vm;
@@ -172,14 +201,14 @@ static void a_device_answers_and_its_queue_is_kicked_in_the_kernel(void)
 static void endings(void)
 {
 	/* lidt with an empty table, then an interrupt: triple fault. */
-	static const uint8_t triple[] = { 0x0f, 0x01, 0x1e, 0x20, 0x10, 0xcc,
-		[0x20] = 0, 0, 0, 0, 0, 0 };
-	static const uint8_t i8042[] = { 0xb0, 0x11, 0xe6, 0x64, 0xb0, 0xfe,
-		0xe6, 0x64, 0xf4 };
+	static const uint8_t triple[] = {
+	    0x0f, 0x01, 0x1e, 0x20, 0x10, 0xcc, [0x20] = 0, 0, 0, 0, 0, 0};
+	static const uint8_t i8042[] = {0xb0, 0x11, 0xe6, 0x64, 0xb0,
+					0xfe, 0xe6, 0x64, 0xf4};
 	static const struct {
 		const uint8_t *code;
 		size_t len;
-	} cases[] = { { triple, sizeof(triple) }, { i8042, sizeof(i8042) } };
+	} cases[] = {{triple, sizeof(triple)}, {i8042, sizeof(i8042)}};
 
 	for (size_t i = 0; i < 2; i++) {
 		struct lv_event event;
@@ -191,14 +220,14 @@ static void endings(void)
 		event = wait_event(vm);
 		/* An emulator may give up at int3 instead of faulting. */
 		CHECK(event.kind == LV_EVENT_RESET ||
-		    (i == 0 && event.kind == LV_EVENT_VCPU_FAILED));
+		      (i == 0 && event.kind == LV_EVENT_VCPU_FAILED));
 		lv_vm_destroy(vm);
 	}
 }
 
 static void a_spinning_guest_is_stopped(uint32_t vcpus)
 {
-	static const uint8_t code[] = { 0xb0, 1, 0xe6, 0xf4, 0xeb, 0xfe };
+	static const uint8_t code[] = {0xb0, 1, 0xe6, 0xf4, 0xeb, 0xfe};
 	struct lv_event event;
 	struct lv_vcpu_stats stats;
 	struct lv_vm *vm;
@@ -218,11 +247,12 @@ static void a_spinning_guest_is_stopped(uint32_t vcpus)
 
 static void debug_flood_leaves_room_for_the_end(void)
 {
-	static const uint8_t code[] = { 0xb9, 0x2c, 0x01, /* mov cx, 300 */
-		0xe6, 0xf4, 0xe2, 0xfc,	   /* out 0xf4, al; loop */
-		0xb0, 0xfe, 0xe6, 0x64, 0xf4 };
+	static const uint8_t code[] = {
+	    0xb9, 0x2c, 0x01,	    /* mov cx, 300 */
+	    0xe6, 0xf4, 0xe2, 0xfc, /* out 0xf4, al; loop */
+	    0xb0, 0xfe, 0xe6, 0x64, 0xf4};
 	struct pollfd poller;
-	struct lv_event event = { 0 };
+	struct lv_event event = {0};
 	struct lv_vm *vm;
 	uint32_t count = 0;
 
@@ -233,7 +263,7 @@ static void debug_flood_leaves_room_for_the_end(void)
 	/* The vCPU ends by itself; nobody reads until then. */
 	CHECK(pthread_join(vm->vcpu[0].thread, NULL) == 0);
 	vm->vcpu[0].started = false;
-	poller = (struct pollfd){ .fd = lv_vm_event_fd(vm), .events = POLLIN };
+	poller = (struct pollfd){.fd = lv_vm_event_fd(vm), .events = POLLIN};
 	CHECK(poll(&poller, 1, 0) == 1);
 	while (lv_vm_next_event(vm, &event) == 1)
 		count++;
@@ -267,18 +297,18 @@ static void files_are_mapped_copy_on_write(void)
 	CHECK(lv_vm_map_file(vm, 0x10000, 0, fd, 0) == -EINVAL);
 	CHECK(lv_vm_map_file(vm, (2u << 20) - 4096, 8192, fd, 0) == -EINVAL);
 	CHECK(lv_vm_map_file(vm, 0x10000, 4096, fd, UINT64_MAX - 4095) ==
-	    -EINVAL);
+	      -EINVAL);
 	lv_vm_destroy(vm);
 	(void)close(fd);
 }
 
 static void bad_arguments_are_refused(void)
 {
-	struct lv_vm_config config = { .size = sizeof(config),
-		.vcpus = 1,
-		.memory_bytes = 2u << 20,
-		.low_limit = 3ull << 30,
-		.high_base = 4ull << 30 };
+	struct lv_vm_config config = {.size = sizeof(config),
+				      .vcpus = 1,
+				      .memory_bytes = 2u << 20,
+				      .low_limit = 3ull << 30,
+				      .high_base = 4ull << 30};
 	struct lv_vm_config bad = config;
 	struct lv_vm *vm;
 	uint8_t regs[143];

@@ -1,6 +1,7 @@
 /*
  * lv_test.h - guest memory without a VM and a small virtio driver, for tests of
- * device code. Addresses: rings at fixed places per queue, buffers from DATA on.
+ * device code. Addresses: rings at fixed places per queue, buffers from DATA
+ * on.
  */
 #ifndef LV_TEST_H
 #define LV_TEST_H
@@ -14,23 +15,24 @@
 
 #include "../src/lv.h"
 
-#define RAM_BYTES (1u << 20)
-#define HIGH_GPA 0x100000000ull
-#define HIGH_BYTES 65536u
-#define RING(queue) (0x1000ull + (queue)*0x4000ull)
+#define RAM_BYTES	  (1u << 20)
+#define HIGH_GPA	  0x100000000ull
+#define HIGH_BYTES	  65536u
+#define RING(queue)	  (0x1000ull + (queue)*0x4000ull)
 #define RING_AVAIL(queue) (RING(queue) + 0x2000)
-#define RING_USED(queue) (RING(queue) + 0x3000)
-#define DATA 0x20000ull
+#define RING_USED(queue)  (RING(queue) + 0x3000)
+#define DATA		  0x20000ull
 
-#define NEXT 1u
-#define WRITE 2u
-#define INDIRECT 4u
+#define NEXT		  1u
+#define WRITE		  2u
+#define INDIRECT	  4u
 
 #define CHECK(condition)                                                       \
 	do {                                                                   \
 		if (!(condition)) {                                            \
 			(void)fprintf(stderr, "%s:%d: %s: not so: %s\n",       \
-			    __FILE__, __LINE__, __func__, #condition);         \
+				      __FILE__, __LINE__, __func__,            \
+				      #condition);                             \
 			exit(1);                                               \
 		}                                                              \
 	} while (0)
@@ -91,15 +93,16 @@ static inline uint8_t *at(const struct world *w, uint64_t gpa)
 
 static inline void poke16(const struct world *w, uint64_t gpa, uint16_t value)
 {
-	memcpy(at(w, gpa), &value, sizeof(value));
+	/* Release, as a driver that moves an index: the I/O thread may watch.
+	 */
+	atomic_store_explicit((_Atomic uint16_t *)(void *)at(w, gpa), value,
+			      memory_order_release);
 }
 
 static inline uint16_t peek16(const struct world *w, uint64_t gpa)
 {
-	uint16_t value;
-
-	memcpy(&value, at(w, gpa), sizeof(value));
-	return value;
+	return atomic_load_explicit((_Atomic uint16_t *)(void *)at(w, gpa),
+				    memory_order_acquire);
 }
 
 static inline uint32_t peek32(const struct world *w, uint64_t gpa)
@@ -144,7 +147,7 @@ static inline void set_features(struct world *w, uint64_t features)
 }
 
 static inline void set_ring(struct world *w, uint32_t queue, uint64_t desc,
-    uint64_t avail, uint64_t used)
+			    uint64_t avail, uint64_t used)
 {
 	reg_write(w, 0x030, queue);
 	reg_write(w, 0x038, w->num);
@@ -185,9 +188,10 @@ static inline void driver_ok(struct world *w, uint64_t features)
 /* ---- queues ---- */
 
 static inline void put_desc(const struct world *w, uint64_t table,
-    uint32_t index, uint64_t addr, uint32_t len, uint16_t flags, uint16_t next)
+			    uint32_t index, uint64_t addr, uint32_t len,
+			    uint16_t flags, uint16_t next)
 {
-	struct desc desc = { addr, len, flags, next };
+	struct desc desc = {addr, len, flags, next};
 
 	memcpy(at(w, table + 16 * index), &desc, sizeof(desc));
 }
@@ -210,7 +214,7 @@ struct part {
 /* Lays the parts out as a chain of fresh descriptors and offers it. The ring is
  * filled from the start again when a chain would not fit. */
 static inline uint16_t add_chain(struct world *w, uint32_t queue,
-    const struct part *parts, uint32_t count)
+				 const struct part *parts, uint32_t count)
 {
 	uint16_t head;
 
@@ -221,8 +225,8 @@ static inline uint16_t add_chain(struct world *w, uint32_t queue,
 		bool last = i + 1 == count;
 
 		put_desc(w, RING(queue), head + i, parts[i].addr, parts[i].len,
-		    (uint16_t)(parts[i].flags | (last ? 0 : NEXT)),
-		    (uint16_t)(last ? 0 : head + i + 1));
+			 (uint16_t)(parts[i].flags | (last ? 0 : NEXT)),
+			 (uint16_t)(last ? 0 : head + i + 1));
 	}
 	w->free_desc[queue] = (uint16_t)(head + count);
 	offer(w, queue, head);
@@ -249,7 +253,7 @@ static inline uint32_t take_used(struct world *w, uint32_t queue, uint32_t *id)
 
 static inline bool readable_now(int fd)
 {
-	struct pollfd poller = { .fd = fd, .events = POLLIN };
+	struct pollfd poller = {.fd = fd, .events = POLLIN};
 
 	return poll(&poller, 1, 0) == 1;
 }

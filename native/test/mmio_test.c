@@ -3,7 +3,7 @@
 
 static void start(struct world *w)
 {
-	struct lv_blk_config config = { .size = sizeof(config), .bytes = 8192 };
+	struct lv_blk_config config = {.size = sizeof(config), .bytes = 8192};
 	FILE *file = tmpfile();
 
 	CHECK(file != NULL);
@@ -37,7 +37,7 @@ static void v4_2_2_identity(void)
 
 static void v2_1_1_status_goes_in_order_only(void)
 {
-	static const uint32_t wrong[] = { 2, 3, 4, 8, 11, 15, 7, 0x101 };
+	static const uint32_t wrong[] = {2, 3, 4, 8, 11, 15, 7, 0x101};
 	struct world w;
 
 	start(&w);
@@ -90,7 +90,7 @@ static void v3_1_1_unknown_or_missing_features_are_refused(void)
 
 static void v4_2_2_2_queue_sizes(void)
 {
-	static const uint32_t wrong[] = { 0, 3, 257, 512, 0x80000000u };
+	static const uint32_t wrong[] = {0, 3, 257, 512, 0x80000000u};
 	struct world w;
 
 	start(&w);
@@ -149,7 +149,7 @@ static void rings_may_end_where_ram_ends(void)
 	start(&w);
 	negotiate(&w, 0);
 	set_ring(&w, 0, HIGH_GPA + HIGH_BYTES - 256, RAM_BYTES - 38,
-	    HIGH_GPA + 4);
+		 HIGH_GPA + 4);
 	set_status(&w, 15);
 	CHECK(get_status(&w) == 15);
 	lv_device_kick(w.device, 0);
@@ -169,6 +169,23 @@ static void queues_are_fixed_after_driver_ok(void)
 	CHECK(w.device->queue[0].desc_addr == RING(0));
 	CHECK(reg_read(&w, 0x044) == 1);
 	CHECK(malformed(&w) == 3);
+	world_free(&w);
+}
+
+static void v4_2_2_2_a_ready_queue_is_not_reprogrammed(void)
+{
+	struct world w;
+
+	start(&w);
+	negotiate(&w, 0);
+	set_ring(&w, 0, RING(0), RING_AVAIL(0), RING_USED(0));
+	reg_write(&w, 0x038, 8);
+	reg_write(&w, 0x0a0, 0);
+	CHECK(w.device->queue[0].num == 16);
+	CHECK(w.device->queue[0].used_addr == RING_USED(0));
+	reg_write(&w, 0x044, 0);
+	reg_write(&w, 0x038, 8);
+	CHECK(w.device->queue[0].num == 8);
 	world_free(&w);
 }
 
@@ -218,7 +235,7 @@ static void chains_offered_before_driver_ok_are_kicked(void)
 
 static void v4_2_2_2_wrong_widths_are_refused(void)
 {
-	static const uint32_t widths[] = { 1, 2, 8 };
+	static const uint32_t widths[] = {1, 2, 8};
 	uint8_t data[8];
 	struct world w;
 
@@ -240,7 +257,7 @@ static void v4_2_2_2_wrong_widths_are_refused(void)
 
 static void configuration_is_read_in_any_width_and_never_written(void)
 {
-	uint8_t data[8] = { 0 };
+	uint8_t data[8] = {0};
 	struct world w;
 	uint32_t value;
 
@@ -292,16 +309,16 @@ static void *reset_again_and_again(void *arg)
 static void reset_while_io_runs_is_safe(void)
 {
 	struct world w;
-	struct part parts[3] = { { DATA, 16, 0 }, { DATA + 512, 4096, WRITE },
-		{ DATA + 8192, 1, WRITE } };
+	struct part parts[3] = {
+	    {DATA, 16, 0}, {DATA + 512, 4096, WRITE}, {DATA + 8192, 1, WRITE}};
 	pthread_t thread;
-	struct lv_io io = { 0 };
+	struct lv_io io = {0};
 
 	start(&w);
 	CHECK(lv_io_start(&io, &w.device, 1, &w.events) == 0);
 	for (int i = 0; i < 50; i++) {
-		CHECK(pthread_create(&thread, NULL, reset_again_and_again, &w) ==
-		    0);
+		CHECK(pthread_create(&thread, NULL, reset_again_and_again,
+				     &w) == 0);
 		for (int j = 0; j < 20; j++) {
 			set_status(&w, 1);
 			set_status(&w, 3);
@@ -329,6 +346,7 @@ int main(void)
 	v2_7_1_ring_addresses();
 	rings_may_end_where_ram_ends();
 	queues_are_fixed_after_driver_ok();
+	v4_2_2_2_a_ready_queue_is_not_reprogrammed();
 	queue_registers_are_closed_before_features_ok();
 	notify_of_absent_queue_or_too_early_is_ignored();
 	chains_offered_before_driver_ok_are_kicked();

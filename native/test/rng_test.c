@@ -11,7 +11,7 @@ static void start(struct world *w)
 static void fills_with_bytes_that_differ(void)
 {
 	struct world w;
-	struct part part = { DATA, 64, WRITE };
+	struct part part = {DATA, 64, WRITE};
 	static const uint8_t zeros[64];
 	uint8_t first[64];
 
@@ -30,8 +30,8 @@ static void fills_with_bytes_that_differ(void)
 static void a_huge_request_gets_64_kib(void)
 {
 	struct world w;
-	struct part parts[2] = { { DATA, 1000, WRITE },
-		{ DATA + 4096, 512 * 1024, WRITE } };
+	struct part parts[2] = {{DATA, 1000, WRITE},
+				{DATA + 4096, 512 * 1024, WRITE}};
 	uint64_t end = DATA + 4096 + 65536 - 1000;
 
 	start(&w);
@@ -46,7 +46,7 @@ static void a_huge_request_gets_64_kib(void)
 static void v5_4_6_1_readable_buffers_get_nothing(void)
 {
 	struct world w;
-	struct part parts[2] = { { DATA, 8, 0 }, { DATA + 64, 8, WRITE } };
+	struct part parts[2] = {{DATA, 8, 0}, {DATA + 64, 8, WRITE}};
 
 	start(&w);
 	(void)add_chain(&w, 0, parts, 2);

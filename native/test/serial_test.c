@@ -6,10 +6,10 @@
 
 static void start(struct lv_serial *serial, int fd, uint64_t limit)
 {
-	struct lv_serial_config config = { .size = sizeof(config),
-		.port = 0x3f8,
-		.out_fd = fd,
-		.out_limit = limit };
+	struct lv_serial_config config = {.size = sizeof(config),
+					  .port = 0x3f8,
+					  .out_fd = fd,
+					  .out_limit = limit};
 
 	CHECK(lv_serial_init(serial, &config) == 0);
 }
@@ -32,10 +32,10 @@ static void put(struct lv_serial *serial, const char *text)
 
 static void check_file(int fd, const char *expected)
 {
-	char text[1024] = { 0 };
+	char text[1024] = {0};
 
 	CHECK(pread(fd, text, sizeof(text) - 1, 0) ==
-	    (ssize_t)strlen(expected));
+	      (ssize_t)strlen(expected));
 	CHECK(strcmp(text, expected) == 0);
 }
 

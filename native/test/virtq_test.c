@@ -21,7 +21,7 @@ static void serves_chains_across_index_wrap(void)
 
 	start(&w, 0);
 	for (uint32_t i = 0; i < 70000; i++) {
-		struct part part = { DATA, 8, WRITE };
+		struct part part = {DATA, 8, WRITE};
 		uint32_t id;
 		uint16_t head = add_chain(&w, 0, &part, 1);
 
@@ -39,7 +39,7 @@ static void v2_7_5_2_loop_ends_the_device(uint16_t length)
 	start(&w, 0);
 	for (uint16_t i = 0; i < length; i++)
 		put_desc(&w, RING(0), i, DATA, 4, WRITE | NEXT,
-		    (uint16_t)((i + 1) % length));
+			 (uint16_t)((i + 1) % length));
 	offer(&w, 0, 0);
 	lv_device_kick(w.device, 0);
 	check_failed(&w, LV_FAULT_CHAIN_LENGTH);
@@ -54,7 +54,7 @@ static void a_chain_as_long_as_the_ring_is_served(void)
 
 	start(&w, 0);
 	for (uint32_t i = 0; i < 16; i++)
-		parts[i] = (struct part){ DATA + 16ull * i, 16, WRITE };
+		parts[i] = (struct part){DATA + 16ull * i, 16, WRITE};
 	(void)add_chain(&w, 0, parts, 16);
 	lv_device_kick(w.device, 0);
 	CHECK(take_used(&w, 0, NULL) == 256);
@@ -114,8 +114,8 @@ static void buffer_outside_ram_ends_the_device(uint64_t addr, uint32_t len)
 static void zero_length_descriptors_are_skipped(void)
 {
 	struct world w;
-	struct part parts[3] = { { UINT64_MAX, 0, WRITE }, { DATA, 4, WRITE },
-		{ 0, 0, WRITE } };
+	struct part parts[3] = {
+	    {UINT64_MAX, 0, WRITE}, {DATA, 4, WRITE}, {0, 0, WRITE}};
 
 	start(&w, 0);
 	(void)add_chain(&w, 0, parts, 3);
@@ -143,7 +143,8 @@ static void v2_7_5_3_indirect_not_negotiated_ends_the_device(void)
 }
 
 static void indirect(uint64_t table, uint32_t len, uint16_t flags,
-    uint16_t entry_flags, uint16_t entry_next, enum lv_device_fault fault)
+		     uint16_t entry_flags, uint16_t entry_next,
+		     enum lv_device_fault fault)
 {
 	struct world w;
 
@@ -184,8 +185,8 @@ static void indirect_table_may_be_unaligned_and_longer_than_the_ring(void)
 	start(&w, IND);
 	for (uint16_t i = 0; i < 200; i++)
 		put_desc(&w, table, i, DATA + 0x4000 + i, 1,
-		    (uint16_t)(i == 199 ? WRITE : WRITE | NEXT),
-		    (uint16_t)(i + 1));
+			 (uint16_t)(i == 199 ? WRITE : WRITE | NEXT),
+			 (uint16_t)(i + 1));
 	put_desc(&w, RING(0), 0, table, 200 * 16, INDIRECT, 0);
 	offer(&w, 0, 0);
 	lv_device_kick(w.device, 0);
@@ -200,8 +201,8 @@ static void indirect_chain_beyond_the_cap_ends_the_device(void)
 	start(&w, IND);
 	for (uint16_t i = 0; i < 300; i++)
 		put_desc(&w, DATA, i, DATA + 0x4000 + i, 1,
-		    (uint16_t)(i == 299 ? WRITE : WRITE | NEXT),
-		    (uint16_t)(i + 1));
+			 (uint16_t)(i == 299 ? WRITE : WRITE | NEXT),
+			 (uint16_t)(i + 1));
 	put_desc(&w, RING(0), 0, DATA, 300 * 16, INDIRECT, 0);
 	offer(&w, 0, 0);
 	lv_device_kick(w.device, 0);
@@ -212,7 +213,7 @@ static void indirect_chain_beyond_the_cap_ends_the_device(void)
 static void v2_7_10_used_event_decides_about_interrupts(void)
 {
 	struct world w;
-	struct part part = { DATA, 4, WRITE };
+	struct part part = {DATA, 4, WRITE};
 
 	start(&w, IDX);
 	poke16(&w, RING_AVAIL(0) + 4 + 2 * 16, 1); /* tell me at the 2nd */
@@ -234,7 +235,7 @@ static void v2_7_10_used_event_decides_about_interrupts(void)
 static void v2_7_10_avail_event_asks_for_the_next_chain(void)
 {
 	struct world w;
-	struct part part = { DATA, 4, WRITE };
+	struct part part = {DATA, 4, WRITE};
 
 	start(&w, IDX);
 	(void)add_chain(&w, 0, &part, 1);
@@ -247,7 +248,7 @@ static void v2_7_10_avail_event_asks_for_the_next_chain(void)
 static void v2_7_7_no_interrupt_flag_is_honoured(void)
 {
 	struct world w;
-	struct part part = { DATA, 4, WRITE };
+	struct part part = {DATA, 4, WRITE};
 
 	start(&w, 0);
 	poke16(&w, RING_AVAIL(0), 1);
@@ -264,7 +265,7 @@ static void v2_7_7_no_interrupt_flag_is_honoured(void)
 static void reset_revives_a_failed_device(void)
 {
 	struct world w;
-	struct part part = { DATA, 4, WRITE };
+	struct part part = {DATA, 4, WRITE};
 
 	start(&w, 0);
 	offer(&w, 0, 99);
@@ -278,8 +279,54 @@ static void reset_revives_a_failed_device(void)
 	world_free(&w);
 }
 
+static void a_loop_of_empty_descriptors_ends_the_device(void)
+{
+	struct world w;
+
+	start(&w, 0);
+	put_desc(&w, RING(0), 0, DATA, 0, WRITE | NEXT, 1);
+	put_desc(&w, RING(0), 1, DATA, 0, WRITE | NEXT, 0);
+	offer(&w, 0, 0);
+	lv_device_kick(w.device, 0);
+	check_failed(&w, LV_FAULT_CHAIN_LENGTH);
+	world_free(&w);
+}
+
+static void a_device_that_fails_again_is_not_reported_again(void)
+{
+	struct world w;
+	struct lv_event event;
+
+	start(&w, 0);
+	offer(&w, 0, 99);
+	lv_device_kick(w.device, 0);
+	check_failed(&w, LV_FAULT_HEAD_INDEX);
+	driver_ok(&w, 0);
+	offer(&w, 0, 99);
+	lv_device_kick(w.device, 0);
+	CHECK((get_status(&w) & LV_STATUS_NEEDS_RESET) != 0);
+	CHECK(lv_events_take(&w.events, &event) == 0);
+	world_free(&w);
+}
+
+static void addresses_do_not_wrap(void)
+{
+	struct world w;
+
+	world_init(&w);
+	CHECK(lv_gpa(&w.mem, 4096, UINT64_MAX - 4095) == NULL);
+	CHECK(lv_gpa(&w.mem, 4096, UINT64_MAX) == NULL);
+	CHECK(lv_gpa(&w.mem, 0, RAM_BYTES) == w.mem.region[0].hva);
+	CHECK(lv_gpa(&w.mem, 0, RAM_BYTES + 1ull) == NULL);
+	CHECK(lv_gpa(&w.mem, RAM_BYTES, 0) == NULL);
+	world_free(&w);
+}
+
 int main(void)
 {
+	addresses_do_not_wrap();
+	a_loop_of_empty_descriptors_ends_the_device();
+	a_device_that_fails_again_is_not_reported_again();
 	serves_chains_across_index_wrap();
 	v2_7_5_2_loop_ends_the_device(1);
 	v2_7_5_2_loop_ends_the_device(2);

@@ -8,16 +8,24 @@
 #include "../src/vsock.h"
 #include "lv_test.h"
 
-#define RX 0u
-#define TX 1u
-#define CID 7u
+#define RX	   0u
+#define TX	   1u
+#define CID	   7u
 #define RX_BUFFERS 8u
-#define RX_BYTES 4096u
-#define RX_AT(i) (DATA + 0x10000ull + (i) * 0x2000ull)
-#define TX_AT DATA
-#define ALLOC 262144u
+#define RX_BYTES   4096u
+#define RX_AT(i)   (DATA + 0x10000ull + (i)*0x2000ull)
+#define TX_AT	   DATA
+#define ALLOC	   262144u
 
-enum { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
+enum {
+	REQUEST = 1,
+	RESPONSE,
+	RST,
+	SHUTDOWN,
+	RW,
+	CREDIT_UPDATE,
+	CREDIT_REQUEST
+};
 
 struct packet {
 	uint64_t src_cid, dst_cid;
@@ -61,8 +69,8 @@ static void ready(struct net *n)
 
 static void start(struct net *n)
 {
-	struct lv_vsock_config config = { .size = sizeof(config),
-		.guest_cid = CID };
+	struct lv_vsock_config config = {.size = sizeof(config),
+					 .guest_cid = CID};
 
 	memset(n, 0, sizeof(*n));
 	n->alloc = ALLOC;
@@ -72,7 +80,7 @@ static void start(struct net *n)
 	(void)strcpy(config.path, n->path);
 	world_init(&n->w);
 	CHECK(lv_vsock_new(&config, &n->w.mem, &n->w.events, &n->w.device) ==
-	    0);
+	      0);
 	ready(n);
 }
 
@@ -89,24 +97,24 @@ static void stop(struct net *n)
 /* ---- the guest ---- */
 
 static struct packet packet_of(const struct net *n, uint16_t op, uint32_t guest,
-    uint32_t host)
+			       uint32_t host)
 {
-	return (struct packet){ .src_cid = CID,
-		.dst_cid = 2,
-		.src_port = guest,
-		.dst_port = host,
-		.type = 1,
-		.op = op,
-		.buf_alloc = n->alloc,
-		.fwd_cnt = n->fwd };
+	return (struct packet){.src_cid = CID,
+			       .dst_cid = 2,
+			       .src_port = guest,
+			       .dst_port = host,
+			       .type = 1,
+			       .op = op,
+			       .buf_alloc = n->alloc,
+			       .fwd_cnt = n->fwd};
 }
 
 /* Sends a packet; payload, when there is one, is in a descriptor of its own. */
 static void send_raw(struct net *n, const struct packet *packet,
-    uint32_t header_bytes, uint32_t payload_bytes)
+		     uint32_t header_bytes, uint32_t payload_bytes)
 {
-	struct part parts[2] = { { TX_AT, header_bytes, 0 },
-		{ TX_AT + 64, payload_bytes, 0 } };
+	struct part parts[2] = {{TX_AT, header_bytes, 0},
+				{TX_AT + 64, payload_bytes, 0}};
 
 	memcpy(at(&n->w, TX_AT), packet, sizeof(*packet));
 	(void)add_chain(&n->w, TX, parts, payload_bytes > 0 ? 2 : 1);
@@ -115,7 +123,7 @@ static void send_raw(struct net *n, const struct packet *packet,
 }
 
 static void guest_sends(struct net *n, uint16_t op, uint32_t guest,
-    uint32_t host, uint32_t flags)
+			uint32_t host, uint32_t flags)
 {
 	struct packet packet = packet_of(n, op, guest, host);
 
@@ -124,7 +132,7 @@ static void guest_sends(struct net *n, uint16_t op, uint32_t guest,
 }
 
 static void guest_writes(struct net *n, uint32_t guest, uint32_t host,
-    const void *data, uint32_t len)
+			 const void *data, uint32_t len)
 {
 	struct packet packet = packet_of(n, RW, guest, host);
 
@@ -169,12 +177,12 @@ static void expect_nothing(struct net *n)
 
 static int listen_on(struct net *n, uint32_t port)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
 	CHECK(fd >= 0);
 	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s_%u",
-	    n->path, port);
+		       n->path, port);
 	CHECK(bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0);
 	CHECK(listen(fd, 2048) == 0);
 	return fd;
@@ -191,7 +199,7 @@ static void unlisten(struct net *n, int fd, uint32_t port)
 
 static int host_connects(struct net *n)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
 
 	CHECK(fd >= 0);
@@ -224,10 +232,10 @@ static void check_closed(int fd)
 
 static void check_reads(int fd, const char *text)
 {
-	char buf[64] = { 0 };
+	char buf[64] = {0};
 
 	CHECK(recv(fd, buf, sizeof(buf) - 1, MSG_DONTWAIT) ==
-	    (ssize_t)strlen(text));
+	      (ssize_t)strlen(text));
 	CHECK(strcmp(buf, text) == 0);
 }
 
@@ -265,7 +273,7 @@ static void nobody_listens(void)
 static void host_connects_by_line(void)
 {
 	struct net n;
-	char line[32] = { 0 };
+	char line[32] = {0};
 	uint32_t port;
 	int fd;
 
@@ -292,10 +300,16 @@ static void host_connects_by_line(void)
 
 static void bad_lines_are_hung_up_on(void)
 {
-	static const char *const lines[] = { "CONNECT \n", "CONNECT x\n",
-		"connect 52\n", "CONNECT 4294967296\n", "CONNECT 52 \n",
-		"CONNECT -1\n", "\n", "CONNECT 00000000052\n",
-		"CONNECT 5222222222222222222222222222222222222222" };
+	static const char *const lines[] = {
+	    "CONNECT \n",
+	    "CONNECT x\n",
+	    "connect 52\n",
+	    "CONNECT 4294967296\n",
+	    "CONNECT 52 \n",
+	    "CONNECT -1\n",
+	    "\n",
+	    "CONNECT 00000000052\n",
+	    "CONNECT 5222222222222222222222222222222222222222"};
 	struct net n;
 
 	start(&n);
@@ -556,7 +570,7 @@ static void malformed_packets(void)
 {
 	struct net n;
 	struct packet packet;
-	struct part wrong = { TX_AT, 64, WRITE };
+	struct part wrong = {TX_AT, 64, WRITE};
 	int listener, fd;
 
 	start(&n);
@@ -595,7 +609,7 @@ static void malformed_packets(void)
 
 static void wrong_operations_reset_the_connection(void)
 {
-	static const uint16_t ops[] = { 0, 8, 0xffff, REQUEST, RESPONSE };
+	static const uint16_t ops[] = {0, 8, 0xffff, REQUEST, RESPONSE};
 	struct net n;
 	int listener;
 
@@ -659,8 +673,7 @@ static void a_storm_of_resets_is_bounded(void)
 	/* The guest takes nothing; buffers run out, then the kill list. */
 	for (uint32_t i = 0; i < 1000; i++)
 		guest_sends(&n, REQUEST, i, 4242, 0);
-	CHECK(n.w.device->stats.dropped ==
-	    1000 - RX_BUFFERS - LV_VSOCK_KILLS);
+	CHECK(n.w.device->stats.dropped == 1000 - RX_BUFFERS - LV_VSOCK_KILLS);
 	while (guest_takes(&n))
 		resets++;
 	CHECK(resets == RX_BUFFERS + LV_VSOCK_KILLS);
@@ -714,9 +727,8 @@ static void reset_hangs_up(void)
 
 static void bad_configurations(void)
 {
-	struct lv_vsock_config config = { .size = sizeof(config),
-		.guest_cid = 2,
-		.path = "/tmp/x" };
+	struct lv_vsock_config config = {
+	    .size = sizeof(config), .guest_cid = 2, .path = "/tmp/x"};
 	struct world w;
 
 	world_init(&w);
@@ -729,7 +741,7 @@ static void bad_configurations(void)
 	/* Never removes what is not a socket. */
 	(void)strcpy(config.path, "/tmp");
 	CHECK(lv_vsock_new(&config, &w.mem, &w.events, &w.device) ==
-	    -EADDRINUSE);
+	      -EADDRINUSE);
 	world_free(&w);
 }
 

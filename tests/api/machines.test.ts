@@ -1,8 +1,10 @@
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { z } from "zod";
 import { Machine } from "../../proto/rest.ts";
 import { storeReport } from "../../cp/ops/report.ts";
 import { startApi, type Api } from "./kit/api.ts";
+
+setDefaultTimeout(30_000);
 
 let api: Api;
 let hostId = "";

@@ -1,10 +1,12 @@
 /** What a request may not be, and how it is told. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { LIMITS } from "../../lib/limits.ts";
 import { RequestId } from "../../proto/ids.ts";
 import { ErrorBody } from "../../proto/rest.ts";
 import { createApp } from "../../cp/http/app.ts";
 import { startApi, type Api } from "./kit/api.ts";
+
+setDefaultTimeout(30_000);
 
 let api: Api;
 beforeAll(async () => {

@@ -1,5 +1,5 @@
 /** Half-open connections and a database that goes away under a running control plane. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import * as net from "node:net";
 import { tmpdir } from "node:os";
@@ -10,7 +10,8 @@ import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
 
-const TIMEOUT_MS = 60_000;
+setDefaultTimeout(60_000);
+
 let root = "";
 beforeAll(() => {
   root = mkdtempSync(join(tmpdir(), "leveret-faults-"));
@@ -43,71 +44,63 @@ async function relay(target: string) {
   };
 }
 
-test(
-  "a host whose connection falls silent is marked down, though nothing was closed",
-  async () => {
-    await using plane = await startPlane({ pingIntervalMs: 100 });
-    await using line = await relay(plane.grpcAddr);
-    const agent = await FakeAgent.connect(line.address);
-    const machine = await createMachine(plane);
-    agent.runStart(await agent.op(1));
-    await untilState(plane, machine.id, "started");
-    line.silence();
-    const lost = await untilState(plane, machine.id, "unknown");
-    expect(lost).toMatchObject({ status_reason: "HOST_UNAVAILABLE", desired_state: "started" });
-    expect((await call(plane, "GET", `/v1/machines/${machine.id}/events`)).body).toMatchObject([
-      { type: "host_down", status: "unknown", source: "system" },
-      { status: "started" },
-      { status: "starting" },
-      { status: "created" },
-    ]);
-    await agent.drop();
-  },
-  TIMEOUT_MS,
-);
+test("a host whose connection falls silent is marked down, though nothing was closed", async () => {
+  await using plane = await startPlane({ pingIntervalMs: 100 });
+  await using line = await relay(plane.grpcAddr);
+  const agent = await FakeAgent.connect(line.address);
+  const machine = await createMachine(plane);
+  agent.runStart(await agent.op(1));
+  await untilState(plane, machine.id, "started");
+  line.silence();
+  const lost = await untilState(plane, machine.id, "unknown");
+  expect(lost).toMatchObject({ status_reason: "HOST_UNAVAILABLE", desired_state: "started" });
+  expect((await call(plane, "GET", `/v1/machines/${machine.id}/events`)).body).toMatchObject([
+    { type: "host_down", status: "unknown", source: "system" },
+    { status: "started" },
+    { status: "starting" },
+    { status: "created" },
+  ]);
+  await agent.drop();
+});
 
-test(
-  "while PostgreSQL is away the links stay, the API answers 503, and nothing is lost",
-  async () => {
-    const directory = join(root, "away");
-    const first = await startEmbedded(directory);
-    const { host, port, username, database } = first.address;
-    const databaseUrl = `postgres://${username}@localhost:${port}/${database}?host=${encodeURIComponent(host)}`;
-    await using plane = await startPlane({ config: { databaseUrl } });
-    await using agent = await FakeAgent.connect(plane.grpcAddr);
-    const machine = await createMachine(plane);
-    agent.runStart(await agent.op(1));
-    await untilState(plane, machine.id, "started");
+test("while PostgreSQL is away the links stay, the API answers 503, and nothing is lost", async () => {
+  const directory = join(root, "away");
+  const first = await startEmbedded(directory);
+  const { host, port, username, database } = first.address;
+  const databaseUrl = `postgres://${username}@localhost:${port}/${database}?host=${encodeURIComponent(host)}`;
+  await using plane = await startPlane({ config: { databaseUrl } });
+  await using agent = await FakeAgent.connect(plane.grpcAddr);
+  const machine = await createMachine(plane);
+  agent.runStart(await agent.op(1));
+  await untilState(plane, machine.id, "started");
 
-    await first[Symbol.asyncDispose]();
-    const refused = await call(plane, "GET", "/v1/machines");
-    expect(refused).toMatchObject({
-      status: 503,
-      body: { error: { reason: "DATABASE_UNAVAILABLE" } },
-    });
-    agent.status(machine.id, {
-      state: MachineState.STOPPED,
-      generation: 1n,
-      incarnation: 1n,
-      exited: true,
-      exitCode: 5,
-    });
-    expect((await call(plane, "GET", "/readyz")).status).toBe(503);
-    expect(agent.ended).toBe(false);
+  await first[Symbol.asyncDispose]();
+  const refused = await call(plane, "GET", "/v1/machines");
+  expect(refused).toMatchObject({
+    status: 503,
+    body: { error: { reason: "DATABASE_UNAVAILABLE" } },
+  });
+  agent.status(machine.id, {
+    state: MachineState.STOPPED,
+    generation: 1n,
+    incarnation: 1n,
+    exited: true,
+    exitCode: 5,
+  });
+  expect((await call(plane, "GET", "/readyz")).status).toBe(503);
+  expect(agent.ended).toBe(false);
 
-    await using _second = await startEmbedded(directory);
-    const ended = await until("the report that came meanwhile", async () => {
-      const reply = await call(plane, "GET", `/v1/machines/${machine.id}`);
-      return reply.status === 200 && (await machineOf(plane, machine.id)).state === "stopped";
-    }).then(() => machineOf(plane, machine.id));
-    expect(ended.exit_code).toBe(5);
-    expect(agent.ended).toBe(false);
-    expect((await call(plane, "GET", `/v1/hosts/${agent.hostId}`)).body).toMatchObject({
-      state: "ready",
-    });
-    // The plane before its database: the stack unwinds in the other order.
-    await agent.drop();
-    await plane[Symbol.asyncDispose]();
-  },
-  TIMEOUT_MS,
-);
+  await using _second = await startEmbedded(directory);
+  const ended = await until("the report that came meanwhile", async () => {
+    const reply = await call(plane, "GET", `/v1/machines/${machine.id}`);
+    return reply.status === 200 && (await machineOf(plane, machine.id)).state === "stopped";
+  }).then(() => machineOf(plane, machine.id));
+  expect(ended.exit_code).toBe(5);
+  expect(agent.ended).toBe(false);
+  expect((await call(plane, "GET", `/v1/hosts/${agent.hostId}`)).body).toMatchObject({
+    state: "ready",
+  });
+  // The plane before its database: the stack unwinds in the other order.
+  await agent.drop();
+  await plane[Symbol.asyncDispose]();
+});

@@ -1,11 +1,13 @@
 /** The line from a request to a machine's output, with a scripted agent at its end. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { LogChunk_Stream, MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { LogLine, Machine } from "../../proto/rest.ts";
 import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
+
+setDefaultTimeout(30_000);
 
 let plane: ControlPlane;
 beforeAll(async () => {

@@ -1,5 +1,5 @@
 /** Output as one sequence, whatever happens to the host's link while it is read. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import {
   LogChunk_Stream,
   MachineState,
@@ -10,6 +10,8 @@ import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, startPlane, untilState } from "./kit/plane.ts";
+
+setDefaultTimeout(30_000);
 
 let plane: ControlPlane;
 beforeAll(async () => {

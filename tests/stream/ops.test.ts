@@ -1,11 +1,13 @@
 /** Ops are sent at least once; whatever is lost or repeated, each takes effect once. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { MachineState, type Op } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { Machine, MachineEventBody } from "../../proto/rest.ts";
 import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
+
+setDefaultTimeout(30_000);
 
 let plane: ControlPlane;
 beforeAll(async () => {

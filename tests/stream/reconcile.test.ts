@@ -1,5 +1,5 @@
 /** What is desired against what the host has, at Hello. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { MachineState, type Op } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { HostId, MachineId } from "../../proto/ids.ts";
 import type { Machine } from "../../proto/rest.ts";
@@ -7,6 +7,8 @@ import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
+
+setDefaultTimeout(30_000);
 
 let plane: ControlPlane;
 beforeAll(async () => {

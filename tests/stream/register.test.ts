@@ -1,5 +1,5 @@
 /** Who speaks for a host: registering, superseding, disconnecting, fencing. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { Goodbye_Reason, MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { HostId } from "../../proto/ids.ts";
 import type { Host } from "../../proto/rest.ts";
@@ -9,6 +9,8 @@ import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
+
+setDefaultTimeout(30_000);
 
 let plane: ControlPlane;
 beforeAll(async () => {

@@ -1,5 +1,5 @@
 /** The control plane as a process of its own: killed, started again, stopped in order. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,7 +9,8 @@ import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call } from "./kit/plane.ts";
 
-const TIMEOUT_MS = 60_000;
+setDefaultTimeout(60_000);
+
 let root = "";
 beforeAll(() => {
   root = mkdtempSync(join(tmpdir(), "leveret-cp-"));
@@ -66,122 +67,106 @@ function isAlive(pid: number): boolean {
   }
 }
 
-test(
-  "killed with SIGKILL and started again, it has the same machines in the same states",
-  async () => {
-    const directory = join(root, "killed");
-    const first = await startPlane(directory);
-    const agent = await FakeAgent.connect(first.grpcAddr);
-    const { hostId } = agent;
-    const body = { name: "kept", config: { image: "busybox" } };
-    const made = (await call(first, "POST", "/v1/machines", body)).body as Machine;
-    agent.runStart(await agent.op(1));
-    const waited = await call(first, "GET", "/v1/machines/kept/wait?state=started");
-    expect(waited.status).toBe(200);
-    const server = postmaster(directory);
-    first.process.kill("SIGKILL");
-    await first.process.exited;
-    await until("the agent to notice", () => agent.ended);
-    expect(isAlive(server)).toBe(true);
+test("killed with SIGKILL and started again, it has the same machines in the same states", async () => {
+  const directory = join(root, "killed");
+  const first = await startPlane(directory);
+  const agent = await FakeAgent.connect(first.grpcAddr);
+  const { hostId } = agent;
+  const body = { name: "kept", config: { image: "busybox" } };
+  const made = (await call(first, "POST", "/v1/machines", body)).body as Machine;
+  agent.runStart(await agent.op(1));
+  const waited = await call(first, "GET", "/v1/machines/kept/wait?state=started");
+  expect(waited.status).toBe(200);
+  const server = postmaster(directory);
+  first.process.kill("SIGKILL");
+  await first.process.exited;
+  await until("the agent to notice", () => agent.ended);
+  expect(isAlive(server)).toBe(true);
 
-    const second = await startPlane(directory);
-    expect(isAlive(server)).toBe(false);
-    const before = (await call(second, "GET", "/v1/machines/kept")).body;
-    expect(before).toMatchObject({ id: made.id, state: "unknown", desired_state: "started" });
-    const inventory = [
-      {
-        machineId: made.id,
-        state: MachineState.STARTED,
-        generation: 1n,
-        incarnation: 1n,
-        sequence: 2n,
-      },
-    ];
-    await using again = await FakeAgent.connect(second.grpcAddr, { hostId, inventory });
-    expect(again.epoch).toBe(2n);
-    const back = await call(second, "GET", "/v1/machines/kept/wait?state=started&timeout=10");
-    expect(back).toMatchObject({ status: 200, body: { instance_id: made.instance_id } });
-    second.process.kill("SIGTERM");
-    expect(await second.process.exited).toBe(0);
-  },
-  TIMEOUT_MS,
-);
+  const second = await startPlane(directory);
+  expect(isAlive(server)).toBe(false);
+  const before = (await call(second, "GET", "/v1/machines/kept")).body;
+  expect(before).toMatchObject({ id: made.id, state: "unknown", desired_state: "started" });
+  const inventory = [
+    {
+      machineId: made.id,
+      state: MachineState.STARTED,
+      generation: 1n,
+      incarnation: 1n,
+      sequence: 2n,
+    },
+  ];
+  await using again = await FakeAgent.connect(second.grpcAddr, { hostId, inventory });
+  expect(again.epoch).toBe(2n);
+  const back = await call(second, "GET", "/v1/machines/kept/wait?state=started&timeout=10");
+  expect(back).toMatchObject({ status: 200, body: { instance_id: made.instance_id } });
+  second.process.kill("SIGTERM");
+  expect(await second.process.exited).toBe(0);
+});
 
-test(
-  "killed after the commit and before the ack, it neither loses the machine nor makes two",
-  async () => {
-    const directory = join(root, "committed");
-    const first = await startPlane(directory);
-    const agent = await FakeAgent.connect(first.grpcAddr);
-    const { hostId } = agent;
-    const body = { config: { image: "busybox" } };
-    const key = { "idempotency-key": "once" };
-    const made = (await call(first, "POST", "/v1/machines", body, key)).body as Machine;
-    first.process.kill("SIGKILL");
-    await first.process.exited;
-    await until("the agent to notice", () => agent.ended);
+test("killed after the commit and before the ack, it neither loses the machine nor makes two", async () => {
+  const directory = join(root, "committed");
+  const first = await startPlane(directory);
+  const agent = await FakeAgent.connect(first.grpcAddr);
+  const { hostId } = agent;
+  const body = { config: { image: "busybox" } };
+  const key = { "idempotency-key": "once" };
+  const made = (await call(first, "POST", "/v1/machines", body, key)).body as Machine;
+  first.process.kill("SIGKILL");
+  await first.process.exited;
+  await until("the agent to notice", () => agent.ended);
 
-    const second = await startPlane(directory);
-    const again = await call(second, "POST", "/v1/machines", body, key);
-    expect(again).toMatchObject({ status: 201, body: { id: made.id } });
-    expect((await call(second, "GET", "/v1/machines")).body).toHaveLength(1);
-    await using back = await FakeAgent.connect(second.grpcAddr, { hostId });
-    const op = await back.op(1);
-    expect(op).toMatchObject({ machineId: made.id, command: { value: { incarnation: 1n } } });
-    back.runStart(op);
-    const started = await call(second, "GET", `/v1/machines/${made.id}/wait?timeout=10`);
-    expect(started).toMatchObject({ status: 200, body: { state: "started" } });
-    expect(back.ops()).toHaveLength(1);
-    second.process.kill("SIGTERM");
-    expect(await second.process.exited).toBe(0);
-  },
-  TIMEOUT_MS,
-);
+  const second = await startPlane(directory);
+  const again = await call(second, "POST", "/v1/machines", body, key);
+  expect(again).toMatchObject({ status: 201, body: { id: made.id } });
+  expect((await call(second, "GET", "/v1/machines")).body).toHaveLength(1);
+  await using back = await FakeAgent.connect(second.grpcAddr, { hostId });
+  const op = await back.op(1);
+  expect(op).toMatchObject({ machineId: made.id, command: { value: { incarnation: 1n } } });
+  back.runStart(op);
+  const started = await call(second, "GET", `/v1/machines/${made.id}/wait?timeout=10`);
+  expect(started).toMatchObject({ status: 200, body: { state: "started" } });
+  expect(back.ops()).toHaveLength(1);
+  second.process.kill("SIGTERM");
+  expect(await second.process.exited).toBe(0);
+});
 
-test(
-  "a second one on the same directory refuses, naming the first",
-  async () => {
-    const directory = join(root, "shared");
-    const first = await startPlane(directory);
-    const second = spawnPlane(directory);
-    const text = await new Response(second.stderr).text();
-    expect(await second.exited).toBe(1);
-    expect(text).toBe(
-      `cp: Cannot use "${directory}": the control plane with pid ${first.process.pid} uses it\n`,
-    );
-    first.process.kill("SIGTERM");
-    expect(await first.process.exited).toBe(0);
-  },
-  TIMEOUT_MS,
-);
+test("a second one on the same directory refuses, naming the first", async () => {
+  const directory = join(root, "shared");
+  const first = await startPlane(directory);
+  const second = spawnPlane(directory);
+  const text = await new Response(second.stderr).text();
+  expect(await second.exited).toBe(1);
+  expect(text).toBe(
+    `cp: Cannot use "${directory}": the control plane with pid ${first.process.pid} uses it\n`,
+  );
+  first.process.kill("SIGTERM");
+  expect(await first.process.exited).toBe(0);
+});
 
-test(
-  "SIGTERM says Goodbye, ends streams that are open, and leaves no PostgreSQL behind",
-  async () => {
-    const directory = join(root, "stopped");
-    const plane = await startPlane(directory);
-    const agent = await FakeAgent.connect(plane.grpcAddr);
-    const made = (await call(plane, "POST", "/v1/machines", { config: { image: "busybox" } }))
-      .body as Machine;
-    agent.runStart(await agent.op(1));
-    const follower = await fetch(`${plane.httpUrl}/v1/machines/${made.id}/logs?follow=true`);
-    const waiter = call(plane, "GET", `/v1/machines/${made.id}/wait?state=stopped`);
-    await until("OpenSession", () => agent.sessions()[0]);
-    const server = postmaster(directory);
-    const begun = Date.now();
-    plane.process.kill("SIGTERM");
-    expect(await plane.process.exited).toBe(0);
-    expect(Date.now() - begun).toBeLessThan(8_000);
-    await until("the agent to notice", () => agent.ended);
-    const last = agent.frames.at(-1)?.frame;
-    expect(last).toMatchObject({ case: "goodbye", value: { reason: Goodbye_Reason.SHUTDOWN } });
-    expect(isAlive(server)).toBe(false);
-    expect(existsSync(join(directory, "postgres", "data", "postmaster.pid"))).toBe(false);
-    await follower.text().catch(() => "");
-    expect(await waiter).toMatchObject({
-      status: 503,
-      body: { error: { reason: "SHUTTING_DOWN" } },
-    });
-  },
-  TIMEOUT_MS,
-);
+test("SIGTERM says Goodbye, ends streams that are open, and leaves no PostgreSQL behind", async () => {
+  const directory = join(root, "stopped");
+  const plane = await startPlane(directory);
+  const agent = await FakeAgent.connect(plane.grpcAddr);
+  const made = (await call(plane, "POST", "/v1/machines", { config: { image: "busybox" } }))
+    .body as Machine;
+  agent.runStart(await agent.op(1));
+  const follower = await fetch(`${plane.httpUrl}/v1/machines/${made.id}/logs?follow=true`);
+  const waiter = call(plane, "GET", `/v1/machines/${made.id}/wait?state=stopped`);
+  await until("OpenSession", () => agent.sessions()[0]);
+  const server = postmaster(directory);
+  const begun = Date.now();
+  plane.process.kill("SIGTERM");
+  expect(await plane.process.exited).toBe(0);
+  expect(Date.now() - begun).toBeLessThan(8_000);
+  await until("the agent to notice", () => agent.ended);
+  const last = agent.frames.at(-1)?.frame;
+  expect(last).toMatchObject({ case: "goodbye", value: { reason: Goodbye_Reason.SHUTDOWN } });
+  expect(isAlive(server)).toBe(false);
+  expect(existsSync(join(directory, "postgres", "data", "postmaster.pid"))).toBe(false);
+  await follower.text().catch(() => "");
+  expect(await waiter).toMatchObject({
+    status: 503,
+    body: { error: { reason: "SHUTTING_DOWN" } },
+  });
+});

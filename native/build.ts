@@ -2,25 +2,30 @@
  * `bun native/build.ts` builds everything native into native/out, quietly; when it
  * fails, the compiler's own words follow. `--abi` also writes abi.gen.ts anew.
  */
+import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 
 const ABI_FILE = join(import.meta.dir, "abi.gen.ts");
 
-/** Runs make for a target; throws with its whole output. */
+/** Runs make for a target, one build at a time; throws with its whole output. */
 export async function make(target = "all"): Promise<void> {
   const jobs = `-j${availableParallelism()}`;
-  const child = Bun.spawn(["make", "--silent", jobs, "-C", import.meta.dir, target], {
+  const out = join(import.meta.dir, "out");
+  mkdirSync(out, { recursive: true });
+  // Tests of several files build at once, and make knows nothing of its other selves.
+  const command = ["flock", join(out, ".lock"), "make", "--silent", jobs, "-C", import.meta.dir];
+  const child = Bun.spawn([...command, target], {
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",
   });
-  const [out, error, code] = await Promise.all([
+  const [output, error, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
     child.exited,
   ]);
-  if (code !== 0) throw new Error(`Cannot build native/ (${target}):\n${out}${error}`);
+  if (code !== 0) throw new Error(`Cannot build native/ (${target}):\n${output}${error}`);
 }
 
 /** What abi.gen.ts must hold, printed by the compiled headers. Needs a build. */

@@ -47,7 +47,7 @@ export async function openDatabase(where: string | Address): Promise<Database> {
     await migrate(db, { migrationsFolder: join(import.meta.dir, "..", "..", "drizzle") });
   } catch (error) {
     await sql.end({ timeout: 1 });
-    throw fromDatabase(error);
+    throw typeof where === "string" ? unusable(where, error) : fromDatabase(error);
   }
   return {
     db,
@@ -59,6 +59,19 @@ export async function openDatabase(where: string | Address): Promise<Database> {
     },
     [Symbol.asyncDispose]: () => sql.end({ timeout: 2 }),
   };
+}
+
+/** For the one line that a person reads; the address without its password. */
+function unusable(address: string, error: unknown): LvError {
+  const { username, host, pathname } = new URL(address);
+  let root = error;
+  while (root instanceof Error && root.cause !== undefined) root = root.cause;
+  const why = root instanceof Error ? root.message : String(root);
+  return new LvError(
+    "DATABASE_UNAVAILABLE",
+    `DATABASE_URL: cannot use ${username}@${host}${pathname}: ${why}`,
+    { cause: error },
+  );
 }
 
 /** libpq's form for a unix socket, `postgres://…/db?host=/run/postgresql`, works too. */

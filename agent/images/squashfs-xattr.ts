@@ -1,4 +1,8 @@
-/** The xattr tables of squashfs: sets of name and value, shared by all inodes with the same set. */
+/**
+ * The xattr tables of squashfs: sets of name and value, shared by all inodes with the same set.
+ * There is always one set that no inode names: without a table, and with an empty one, Linux
+ * gives the whole mount no xattr operations, and listing them fails instead of finding none.
+ */
 import type { DataWriter } from "./squashfs-data.ts";
 import { Bytes, indexedTable, MetadataStream } from "./squashfs-meta.ts";
 
@@ -8,6 +12,9 @@ export class XattrTable {
   readonly #sets = new Map<string, number>();
   readonly #pairs = new MetadataStream();
   readonly #ids = new Bytes();
+  constructor() {
+    this.add(new Map([["user.leveret", "unused"]]));
+  }
 
   /** The set's number; null for an empty set. Names and values are byte strings. */
   add(xattrs: ReadonlyMap<string, string>): number | null {
@@ -33,9 +40,8 @@ export class XattrTable {
     return number;
   }
 
-  /** Position of the xattr id table; null = there are none. The file's tables end with it. */
-  async write(data: DataWriter): Promise<number | null> {
-    if (this.#sets.size === 0) return null;
+  /** Position of the xattr id table. The file's tables end with it. */
+  async write(data: DataWriter): Promise<number> {
     const pairsAt = data.position;
     await data.append(this.#pairs.finish());
     const { blocks, index } = indexedTable(this.#ids.view(), data.position);

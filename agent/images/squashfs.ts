@@ -53,16 +53,18 @@ export async function finishSquashfs(
     .u32(data.fragments.length)
     .u16(6) // zstd
     .u16(Math.log2(BLOCK_BYTES))
-    .u16(xattrTable === null ? 0x0200 : 0) // no xattrs
+    .u16(0) // no flags
     .u16(tables.idCount)
     .u16(4)
     .u16(0)
     .u64(rootPlace.block * 65_536 + rootPlace.offset)
     .u64(used)
-    .u64(idTable);
-  if (xattrTable === null) superblock.bytes(NONE_64);
-  else superblock.u64(xattrTable);
-  superblock.u64(inodeTable).u64(directoryTable).u64(fragmentTable).bytes(NONE_64);
+    .u64(idTable)
+    .u64(xattrTable)
+    .u64(inodeTable)
+    .u64(directoryTable)
+    .u64(fragmentTable)
+    .bytes(NONE_64); // no export table
   await file.write(superblock.view(), 0, SUPERBLOCK_BYTES, 0);
   return used;
 }

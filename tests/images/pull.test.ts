@@ -1,20 +1,23 @@
 /** The image store against a real registry, compared with umoci's own unpacking. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ImageStore } from "../../agent/images/builder.ts";
+import { detectCompression } from "../../agent/images/layer.ts";
 import type { ImageProgress } from "../../agent/images/types.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
 import { corruptLayer, pushImage, testImage } from "../kit/images.ts";
+import { squashfsMountProblem, withMounted } from "../kit/images/mount.ts";
 import { runTool } from "../kit/images/run.ts";
 import { startRegistry, type Registry } from "../kit/registry.ts";
 import { compareTrees, describeTree } from "../kit/tree.ts";
 import { until } from "../kit/until.ts";
 
-const MAKING_IMAGES_MS = 300_000;
+/** The Debian image is made on first use: about a minute, more on a busy machine. */
+setDefaultTimeout(300_000);
 
 let registry: Registry;
 let scratch: string;
@@ -23,7 +26,7 @@ const stores: ImageStore[] = [];
 beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), "lev-images-"));
   registry = await startRegistry();
-}, MAKING_IMAGES_MS);
+});
 
 afterAll(async () => {
   for (const store of stores) await store.close();
@@ -42,38 +45,52 @@ function newStore(name: string): { store: ImageStore; dir: string } {
 const filesBelow = (dir: string): string[] =>
   existsSync(dir) ? readdirSync(dir, { recursive: true, encoding: "utf8" }).toSorted() : [];
 
-/** unsquashfs ends with 2 when it could not restore something; the comparison would show it. */
-async function unsquash(squashfs: string, into: string): Promise<void> {
-  await runTool(["unsquashfs", "-no-progress", "-quiet", "-d", into, squashfs]);
+/** As the kernel sees it where that may be asked, else as unsquashfs does. */
+async function describeSquashfs(squashfs: string, at: string): Promise<string[]> {
+  if ((await squashfsMountProblem()) === null) return await withMounted(squashfs, at, describeTree);
+  await runTool(["unsquashfs", "-no-progress", "-quiet", "-d", at, squashfs]);
+  return describeTree(at);
 }
 
 describe("an image from a real registry", () => {
-  const compared = ["busybox", "debian-python", "debian-python:zstd"] as const;
+  const compared = ["busybox", "debian-python"] as const;
   for (const image of compared)
-    test(
-      `${image} has the same tree as umoci unpacks: names, types, modes, owners, times, xattrs, links, devices, contents`,
-      async () => {
-        const reference = await pushImage(registry.host, image);
-        const { store } = newStore(image.replace(":", "-"));
-        const phases: ImageProgress[] = [];
-        const built = await store.ensure(reference, { onProgress: (p) => phases.push(p) });
-        const bundle = join(scratch, `${image}-bundle`.replace(":", "-"));
-        const ours = join(scratch, `${image}-ours`.replace(":", "-"));
-        await runTool(["umoci", "unpack", "--image", `${await testImage(image)}:latest`, bundle]);
-        await unsquash(built.squashfsPath, ours);
-        const expected = describeTree(join(bundle, "rootfs"));
-        expect(compareTrees(expected, describeTree(ours))).toEqual([]);
-        expect(expected.length).toBeGreaterThan(100);
-        expect([...new Set(phases.map(({ phase }) => phase))]).toEqual([
-          "resolving",
-          "pulling",
-          "converting",
-          "ready",
-        ]);
-        expect(phases.filter((p) => p.bytesTotal > 0 && p.bytesDone > p.bytesTotal)).toEqual([]);
-      },
-      MAKING_IMAGES_MS,
+    test(`${image} has the same tree as umoci unpacks: names, types, modes, owners, times, xattrs, links, devices, contents`, async () => {
+      const reference = await pushImage(registry.host, image);
+      const { store } = newStore(image);
+      const phases: ImageProgress[] = [];
+      const built = await store.ensure(reference, { onProgress: (p) => phases.push(p) });
+      const bundle = join(scratch, `${image}-bundle`);
+      await runTool(["umoci", "unpack", "--image", `${await testImage(image)}:latest`, bundle]);
+      const expected = describeTree(join(bundle, "rootfs"));
+      const ours = await describeSquashfs(built.squashfsPath, join(scratch, `${image}-ours`));
+      expect(compareTrees(expected, ours)).toEqual([]);
+      expect(expected.length).toBeGreaterThan(100);
+      expect([...new Set(phases.map(({ phase }) => phase))]).toEqual([
+        "resolving",
+        "pulling",
+        "converting",
+        "ready",
+      ]);
+      expect(phases.filter((p) => p.bytesTotal > 0 && p.bytesDone > p.bytesTotal)).toEqual([]);
+    });
+
+  test("zstd layers give the same bytes as gzip layers", async () => {
+    const gzip = await newStore("debian-python").store.ensure(`${registry.host}/debian-python`);
+    const { store, dir } = newStore("zstd");
+    const zstd = await store.ensure(await pushImage(registry.host, "debian-python-zstd"));
+    expect(zstd.digest).not.toBe(gzip.digest);
+    await runTool(["cmp", gzip.squashfsPath, zstd.squashfsPath]);
+    const blobs = filesBelow(join(dir, "blobs/sha256"));
+    const heads = await Promise.all(
+      blobs.map((name) =>
+        Bun.file(join(dir, "blobs/sha256", name))
+          .slice(0, 4)
+          .bytes(),
+      ),
     );
+    expect(heads.filter((head) => detectCompression(head) === "zstd").length).toBe(4);
+  });
 
   test("gives the image's configuration", async () => {
     const { store } = newStore("busybox");

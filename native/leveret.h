@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define LV_ABI_VERSION 1u
-#define LV_MAX_VCPUS 32u
+#define LV_MAX_VCPUS   32u
 #define LV_MAX_DEVICES 16u
 #define LV_MAX_REGIONS 4u
 
@@ -60,7 +60,7 @@ int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out);
  * gpa, offset and len are multiples of 4096; all inside one region and inside
  * the file, else -EINVAL. The caller zeroes or copies the unaligned rest. */
 int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
-    uint64_t offset);
+		   uint64_t offset);
 
 /* vCPU state. The buffers are the kernel's own structs (linux/kvm.h), checked
  * against the exact size: kvm_regs, kvm_sregs, kvm_fpu, kvm_lapic_state. */
@@ -71,16 +71,16 @@ enum lv_vcpu_state {
 	LV_STATE_LAPIC = 3,
 };
 int lv_vcpu_get(struct lv_vm *vm, uint32_t vcpu, uint32_t what, void *buf,
-    uint64_t len);
-int lv_vcpu_set(struct lv_vm *vm, uint32_t vcpu, uint32_t what,
-    const void *buf, uint64_t len);
+		uint64_t len);
+int lv_vcpu_set(struct lv_vm *vm, uint32_t vcpu, uint32_t what, const void *buf,
+		uint64_t len);
 /* entries = kvm_cpuid_entry2[capacity], 40 bytes each; returns the count. */
 int lv_cpuid_supported(struct lv_vm *vm, void *entries, uint32_t capacity);
 int lv_vcpu_set_cpuid(struct lv_vm *vm, uint32_t vcpu, const void *entries,
-    uint32_t count);
+		      uint32_t count);
 /* entries = kvm_msr_entry[count], 16 bytes each; all are written or -EIO. */
 int lv_vcpu_set_msrs(struct lv_vm *vm, uint32_t vcpu, const void *entries,
-    uint32_t count);
+		     uint32_t count);
 
 /* 16550A at a port base, byte wide, output appended to out_fd line by line, the
  * rest when the machine ends (a pipe or file; what is not a regular file gets
@@ -89,8 +89,8 @@ struct lv_serial_config {
 	uint32_t size;
 	uint16_t port; /* 0x3f8 */
 	uint16_t reserved;
-	uint32_t gsi; /* 4 */
-	int32_t out_fd;	     /* dup'ed by the shim; -1 = discard */
+	uint32_t gsi;	    /* 4 */
+	int32_t out_fd;	    /* dup'ed by the shim; -1 = discard */
 	uint64_t out_limit; /* bytes ever written to out_fd; 0 = no limit */
 };
 int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config);
@@ -158,12 +158,12 @@ int lv_vm_event_fd(struct lv_vm *vm);
 enum lv_event_kind {
 	LV_EVENT_NONE = 0,
 	LV_EVENT_POWER_OFF = 1,
-	LV_EVENT_RESET = 2,	   /* reset register, i8042 or triple fault */
-	LV_EVENT_DEBUG = 3,	   /* value = the byte written */
-	LV_EVENT_VCPU_FAILED = 4,  /* detail = KVM exit reason, value = suberror
-				      or hardware reason, errno in error */
-	LV_EVENT_DEVICE_FAILED = 5, /* device = index by order of creation, detail
-				       = enum lv_device_fault */
+	LV_EVENT_RESET = 2,	  /* reset register, i8042 or triple fault */
+	LV_EVENT_DEBUG = 3,	  /* value = the byte written */
+	LV_EVENT_VCPU_FAILED = 4, /* detail = KVM exit reason, value = suberror
+				     or hardware reason, errno in error */
+	LV_EVENT_DEVICE_FAILED = 5, /* device = index by order of creation,
+				       detail = enum lv_device_fault */
 	LV_EVENT_HOST_FAILED = 6,   /* error = errno of a host call */
 };
 
@@ -187,7 +187,7 @@ struct lv_event {
 	uint64_t value;
 	int32_t error;
 	uint32_t reserved;
-	uint64_t time_ns; /* CLOCK_MONOTONIC */
+	uint64_t time_ns;  /* CLOCK_MONOTONIC */
 	uint8_t bytes[16]; /* instruction bytes of a failed emulation */
 };
 /* 1 and *out filled, 0 when none waits. At most 64 are kept; the first fatal
@@ -204,6 +204,6 @@ struct lv_device_stats {
 	    dropped, errors;
 };
 int lv_device_stats(struct lv_vm *vm, uint32_t device,
-    struct lv_device_stats *out);
+		    struct lv_device_stats *out);
 
 #endif

@@ -21,6 +21,8 @@ import { Steps } from "../progress.ts";
 import { duration } from "../render.ts";
 import { startHost, type StartedHost } from "../setup/host.ts";
 import { chooseKvm, kvmFacts } from "../setup/kvm.ts";
+import { clearLeftovers, Ledger } from "../setup/leftovers.ts";
+import type { ProcessName } from "../setup/process.ts";
 import { setUp, SETUP_STEPS } from "../setup/prepare.ts";
 import { pushSampleImage, type PushedImage } from "../setup/sample-image.ts";
 import {
@@ -46,6 +48,8 @@ a lab (lev lab --help). LEVERET_KVM=direct or lab overrides.
     const { values, positionals } = parse(argv, { once: { type: "boolean" } });
     exactly(positionals, 0, "");
     const signal = shutdownSignal();
+    // A terminal that is closed is an end in order too.
+    process.on("SIGHUP", () => process.kill(process.pid, "SIGTERM"));
     try {
       return await quickstart(values.once === true, signal);
     } catch (error) {
@@ -65,14 +69,20 @@ async function quickstart(once: boolean, signal: AbortSignal): Promise<number> {
   const steps = new Steps(SETUP_STEPS + STEPS_AFTER_SETUP);
   await setUp(steps, ["host", "quickstart"], signal);
 
+  const cleared = await clearLeftovers();
+  if (cleared > 0) await err(`lev: cleared what ${cleared} killed quickstart(s) had left\n`);
+
   await using stack = new AsyncDisposableStack();
   // Traversable: PostgreSQL runs under a user of its own below it.
   const runDir = mkdtempSync(join(tmpdir(), "leveret-"));
   chmodSync(runDir, 0o755);
+  const labName = `quickstart-${process.pid}`;
+  const ledger = stack.use(new Ledger(runDir, labName));
   stack.defer(() => rmSync(runDir, { recursive: true, force: true }));
 
   const registry = await steps.step("registry", async () => {
     const value = stack.use(await startRegistry(runDir, signal));
+    ledger.add(value.process);
     return { value, note: value.host };
   });
   const image = await steps.step("sample image", async () => {
@@ -85,11 +95,15 @@ async function quickstart(once: boolean, signal: AbortSignal): Promise<number> {
       grpc: await freePort(once ? 0 : 8090),
     };
     const value = stack.use(await startControlPlane(runDir, ports, signal));
+    ledger.add(value.process);
     return { value, note: value.url };
   });
   const client = new Client({ url: plane.url });
   const host = await steps.step(`host (KVM: ${kind})`, async () => {
-    const value = stack.use(await startHost(kind, runDir, plane.grpcAddress, client, signal));
+    const onProcess = (named: ProcessName): void => ledger.add(named);
+    const { grpcAddress } = plane;
+    const options = { runDir, labName, grpcAddress, client, signal, onProcess };
+    const value = stack.use(await startHost(kind, options));
     return { value, note: value.note };
   });
   stack.defer(() => removeMachines(client));

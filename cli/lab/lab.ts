@@ -5,9 +5,8 @@
  *   (none) ── startLab ──► booting ── "ready" on a loopback port ──► up
  *   up ── stopLab ──► (none)      any failure while booting ──► (none)
  *
- * The state file is written when the lab is up; a killed `startLab` leaves at
- * most a QEMU process, its run directory and disk, which the next startLab of
- * that name clears by the pid file in them.
+ * The state file is written with QEMU's start; what a killed `startLab` leaves is
+ * told by it and cleared by the next startLab or stopLab of that name.
  */
 import { spawn } from "node:child_process";
 import { createServer, type AddressInfo } from "node:net";
@@ -17,17 +16,10 @@ import { homedir, tmpdir } from "node:os";
 import { join } from "node:path";
 import { LvError } from "../../proto/errors.ts";
 import { BUN, cacheDir, CHECKOUT } from "../paths.ts";
-import {
-  isAlive,
-  mustRun,
-  nameProcess,
-  stopProcess,
-  tail,
-  type ProcessName,
-} from "../setup/process.ts";
+import { isAlive, mustRun, nameProcess, stopProcess, tail } from "../setup/process.ts";
 import { prepareArtifacts } from "./artifacts.ts";
 import { LAB_FILES, qemuArgv, shellQuote } from "./qemu.ts";
-import { readState, removeState, statePath, writeState, type LabState } from "./state.ts";
+import { readState, removeState, writeState, type LabState } from "./state.ts";
 
 export type LabOptions = {
   name: string;
@@ -47,52 +39,57 @@ export function labDir(): string {
   return join(cacheDir(), "lab");
 }
 
-/** The lab of that name when it is really running, else null. */
-export function findLab(name: string): LabState | null {
+/** The lab of that name when it is really up, else null. */
+export function findLab(name: string): (LabState & { bootMs: number }) | null {
   const state = readState(labDir(), name);
-  return state !== null && isAlive(state) ? state : null;
+  if (state === null || state.bootMs === null || !isAlive(state)) return null;
+  return { ...state, bootMs: state.bootMs };
 }
 
 /** Boots a lab and returns when commands can run in it. Throws STATE_CONFLICT when it is up. */
-export async function startLab(options: LabOptions): Promise<LabState> {
-  const running = findLab(options.name);
-  if (running !== null)
-    throw new LvError("STATE_CONFLICT", `Lab "${options.name}" is up already (pid ${running.pid})`);
-  await stopLab(options.name);
+export async function startLab(options: LabOptions): Promise<LabState & { bootMs: number }> {
   const dir = labDir();
+  const { name } = options;
+  refuseSecond(readState(dir, name));
+  await stopLab(name);
   await mkdir(dir, { recursive: true });
   const artifacts = await prepareArtifacts(dir);
   const runDir = await mkdtemp(join(tmpdir(), "lvlab-"));
-  const diskPath = join(dir, `${options.name}.disk`);
+  const diskPath = join(dir, `${name}.disk`);
   const ready = listenForReady();
-  let qemu: ProcessName | null = null;
   try {
     await makeDisk(diskPath, options.diskMib);
-    const port = await ready.port;
-    writeFileSync(join(runDir, LAB_FILES.env), bootEnv(port));
+    writeFileSync(join(runDir, LAB_FILES.env), bootEnv(await ready.port));
     const began = performance.now();
     const child = launch(runDir, qemuArgv({ ...options, artifacts, runDir, diskPath }));
-    qemu = nameProcess(child.pid);
+    const { cpus, memoryMib } = options;
+    const owner = nameProcess(process.pid);
+    const qemu = nameProcess(child.pid);
+    const booting = { name, ...qemu, runDir, diskPath, cpus, memoryMib, bootMs: null, owner };
+    writeState(dir, booting);
     await waitReady(ready.announced, child.exited, runDir, options.signal);
-    const state: LabState = {
-      name: options.name,
-      ...qemu,
-      runDir,
-      diskPath,
-      cpus: options.cpus,
-      memoryMib: options.memoryMib,
-      bootMs: Math.round(performance.now() - began),
-    };
+    const state = { ...booting, bootMs: Math.round(performance.now() - began) };
     writeState(dir, state);
     return state;
   } catch (error) {
-    if (qemu !== null) await stopProcess(qemu, STOP_GRACE_MS);
+    await stopLab(name);
     rmSync(runDir, { recursive: true, force: true });
     rmSync(diskPath, { force: true });
     throw error;
   } finally {
     ready.close();
   }
+}
+
+function refuseSecond(state: LabState | null): void {
+  if (state === null || !isAlive(state)) return;
+  if (state.bootMs !== null)
+    throw new LvError("STATE_CONFLICT", `Lab "${state.name}" is up already (pid ${state.pid})`);
+  if (isAlive(state.owner))
+    throw new LvError(
+      "STATE_CONFLICT",
+      `Lab "${state.name}" is being booted by process ${state.owner.pid}`,
+    );
 }
 
 /** Ends the lab and removes what it left. Safe twice; returns false when there was none. */
@@ -212,5 +209,3 @@ function logs(runDir: string): string {
   };
   return tail(read(LAB_FILES.console) + read(LAB_FILES.qemu), 12);
 }
-
-export { statePath };

@@ -1,4 +1,4 @@
-/** What is known of a running lab, in <cache>/lab/<name>.json; written once it has answered. */
+/** What is known of a lab, in <cache>/lab/<name>.json: from QEMU's start to its end. */
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
@@ -13,7 +13,10 @@ const LabState = z.object({
   diskPath: z.string(),
   cpus: z.int(),
   memoryMib: z.int(),
-  bootMs: z.int(),
+  /** QEMU's start to the first command; null = it has not answered yet. */
+  bootMs: z.int().nullable(),
+  /** Who boots it; a lab that has not answered and whose owner is gone is a leftover. */
+  owner: z.object({ pid: z.int(), startTime: z.int() }),
 });
 export type LabState = z.infer<typeof LabState>;
 

@@ -15,7 +15,7 @@ import type { LabState } from "../lab/state.ts";
 import { BUN, cacheDir, CHECKOUT } from "../paths.ts";
 import { duration } from "../render.ts";
 import type { KvmKind } from "./kvm.ts";
-import { stopProcess, tail } from "./process.ts";
+import { stopProcess, tail, type ProcessName } from "./process.ts";
 import { startService } from "./services.ts";
 
 export type StartedHost = AsyncDisposable & {
@@ -28,25 +28,23 @@ export type StartedHost = AsyncDisposable & {
 const READY_TIMEOUT_MS = 90_000;
 const POLL_MS = 100;
 
-export async function startHost(
-  kind: KvmKind,
-  runDir: string,
-  grpcAddress: string,
-  client: Client,
-  signal: AbortSignal,
-): Promise<StartedHost> {
-  return kind === "lab"
-    ? startLabHost(grpcAddress, client, signal)
-    : startDirectHost(runDir, grpcAddress, client, signal);
+export type HostOptions = {
+  runDir: string;
+  labName: string;
+  grpcAddress: string;
+  client: Client;
+  signal: AbortSignal;
+  /** Told of every process before it is waited for. */
+  onProcess: (process: ProcessName) => void;
+};
+
+export async function startHost(kind: KvmKind, options: HostOptions): Promise<StartedHost> {
+  return kind === "lab" ? startLabHost(options) : startDirectHost(options);
 }
 
-async function startLabHost(
-  grpcAddress: string,
-  client: Client,
-  signal: AbortSignal,
-): Promise<StartedHost> {
+async function startLabHost(options: HostOptions): Promise<StartedHost> {
+  const { labName: name, grpcAddress, client, signal } = options;
   await using stack = new AsyncDisposableStack();
-  const name = `quickstart-${process.pid}`;
   const lab = await startLab({ ...LAB_DEFAULTS, name, signal });
   stack.defer(async () => void (await stopLab(name)));
   const began = systemClock.now();
@@ -62,12 +60,8 @@ async function startLabHost(
   };
 }
 
-async function startDirectHost(
-  runDir: string,
-  grpcAddress: string,
-  client: Client,
-  signal: AbortSignal,
-): Promise<StartedHost> {
+async function startDirectHost(options: HostOptions): Promise<StartedHost> {
+  const { runDir, grpcAddress, client, signal } = options;
   if (process.getuid?.() !== 0)
     throw new LvError(
       "PERMISSION_DENIED",
@@ -87,6 +81,7 @@ async function startDirectHost(
       HOME: homedir(),
     }),
   );
+  options.onProcess(agent.process);
   const host = await untilReady(client, signal, async () =>
     Promise.resolve(readFileSync(agent.logPath, "utf8")),
   );
@@ -125,7 +120,7 @@ async function untilReady(
 const VmmName = z.object({ pid: z.int(), pidStartTime: z.int() });
 
 /** VMMs whose machines could not be removed in order; found by their own status files. */
-async function endLeftoverVmms(agentDir: string): Promise<void> {
+export async function endLeftoverVmms(agentDir: string): Promise<void> {
   let machines: string[];
   try {
     machines = readdirSync(join(agentDir, "machines"));

@@ -1,6 +1,7 @@
 /*
- * vsock.h - between vsock.c (the guest's packets and queues) and vsock_host.c
- * (unix sockets). All of it runs under the device's lock.
+ * vsock.h - between vsock.c (the device, packets of the guest), vsock_rx.c
+ * (packets for it), vsock_conn.c (the table) and vsock_host.c (unix sockets).
+ * All of it runs under the device's lock.
  *
  *  host connects            guest connects
  *       |                        |
@@ -19,11 +20,40 @@
 
 #include "lv.h"
 
-#define LV_VSOCK_BUF	    65536u
-#define LV_VSOCK_CONNS	    1023u
-#define LV_VSOCK_HASH	    256u
-#define LV_VSOCK_KILLS	    128u
-#define LV_VSOCK_TIMEOUT_NS 5000000000ull
+#define LV_VSOCK_BUF	     65536u
+#define LV_VSOCK_CONNS	     1023u
+#define LV_VSOCK_HASH	     256u
+#define LV_VSOCK_KILLS	     128u
+#define LV_VSOCK_TIMEOUT_NS  5000000000ull
+
+#define LV_VSOCK_HOST_CID    2u
+#define LV_VSOCK_TYPE_STREAM 1u
+#define LV_VSOCK_PAYLOAD_MAX 65536u
+
+enum {
+	LV_OP_REQUEST = 1,
+	LV_OP_RESPONSE = 2,
+	LV_OP_RST = 3,
+	LV_OP_SHUTDOWN = 4,
+	LV_OP_RW = 5,
+	LV_OP_CREDIT_UPDATE = 6,
+	LV_OP_CREDIT_REQUEST = 7,
+};
+
+/* 5.10.6 */
+struct lv_vsock_header {
+	uint64_t src_cid;
+	uint64_t dst_cid;
+	uint32_t src_port;
+	uint32_t dst_port;
+	uint32_t len;
+	uint16_t type;
+	uint16_t op;
+	uint32_t flags;
+	uint32_t buf_alloc;
+	uint32_t fwd_cnt;
+} __attribute__((packed));
+_Static_assert(sizeof(struct lv_vsock_header) == 44, "5.10.6");
 
 enum { LV_VQ_RX = 0, LV_VQ_TX = 1, LV_VQ_EVENT = 2 };
 
@@ -124,6 +154,9 @@ void lv_conn_deadline(struct lv_vsock *vsock, struct lv_conn *conn);
 void lv_conn_abort(struct lv_vsock *vsock, struct lv_conn *conn);
 /* Adds LV_SHUT_* to what the guest is told. */
 void lv_conn_shut(struct lv_vsock *vsock, struct lv_conn *conn, uint8_t flags);
+
+/* vsock_rx.c: fills the guest's buffers while there is something to send */
+void lv_vsock_serve_guest(struct lv_vsock *vsock);
 
 /* vsock_host.c: unix sockets */
 int lv_vsock_listen(struct lv_vsock *vsock);

@@ -11,7 +11,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
-import { LvError } from "../../proto/errors.ts";
+import { LvError, type Reason } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
 import { ByteReader } from "./byte-reader.ts";
 import { ImageCache } from "./cache.ts";
@@ -33,6 +33,8 @@ import { walkTar } from "./tar.ts";
 import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
 
 const PARALLEL_BLOBS = 3;
+/** Ends of a build after which its partial downloads stay; after others they only take room. */
+const RESUMABLE: readonly Reason[] = ["REGISTRY_UNAVAILABLE", "TIMEOUT", "SHUTTING_DOWN"];
 /** An index may name an index; deeper nesting is nobody's image. */
 const INDEX_DEPTH = 3;
 
@@ -61,7 +63,12 @@ export class ImageBuilder {
   /** As Images.ensure, but without a way to stop waiting. */
   async ensure(text: string, watch: Watch): Promise<BuiltImage> {
     this.#ready ??= this.#prepare();
-    await this.#ready;
+    try {
+      await this.#ready;
+    } catch (error) {
+      this.#ready = null;
+      throw error;
+    }
     const reference = parseReference(text);
     watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
     const resolved = await this.#resolve(reference);
@@ -122,8 +129,12 @@ export class ImageBuilder {
       return await this.#convert(resolved, checked, report, signal);
     } catch (error) {
       const known = LvError.from(error);
-      if (!known.retryable)
+      if (!RESUMABLE.includes(known.reason))
         for (const { digest } of resolved.manifest.layers) await this.#blobs.dropPart(digest);
+      if (known.reason === "DISK_FULL")
+        throw new LvError("DISK_FULL", `The host has no room left for image "${resolved.image}"`, {
+          cause: known,
+        });
       throw known;
     } finally {
       clearTimeout(timer);

@@ -1,7 +1,7 @@
 /** The image store against a real registry, compared with umoci's own unpacking. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readdirSync } from "node:fs";
-import { rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ImageStore } from "../../agent/images/builder.ts";
@@ -9,7 +9,7 @@ import { detectCompression } from "../../agent/images/layer.ts";
 import type { ImageProgress } from "../../agent/images/types.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
-import { corruptLayer, pushImage, testImage } from "../kit/images.ts";
+import { corruptLayer, pushImage, pushIndex, testImage } from "../kit/images.ts";
 import { squashfsMountProblem, withMounted } from "../kit/images/mount.ts";
 import { runTool } from "../kit/images/run.ts";
 import { startRegistry, type Registry } from "../kit/registry.ts";
@@ -26,6 +26,7 @@ const stores: ImageStore[] = [];
 beforeAll(async () => {
   scratch = mkdtempSync(join(tmpdir(), "lev-images-"));
   registry = await startRegistry();
+  for (const image of ["busybox", "debian-python"] as const) await pushImage(registry.host, image);
 });
 
 afterAll(async () => {
@@ -90,6 +91,25 @@ describe("an image from a real registry", () => {
       ),
     );
     expect(heads.filter((head) => detectCompression(head) === "zstd").length).toBe(4);
+  });
+
+  test("is taken out of an index by its platform, in Docker's format too", async () => {
+    const reference = await pushIndex(registry.host);
+    const busybox = await newStore("busybox").store.ensure(`${registry.host}/busybox`);
+    const { store } = newStore("index");
+    const chosen = await store.ensure(reference);
+    await runTool(["cmp", busybox.squashfsPath, chosen.squashfsPath]);
+    expect(chosen.config).toEqual(busybox.config);
+    const raw = await runTool([
+      "skopeo",
+      "inspect",
+      "--tls-verify=false",
+      "--raw",
+      `docker://${reference}`,
+    ]);
+    const index = new Bun.CryptoHasher("sha256").update(raw).digest("hex");
+    const pinned = reference.replace(":latest", `@sha256:${index}`);
+    expect((await store.ensure(pinned)).digest).toBe(chosen.digest);
   });
 
   test("gives the image's configuration", async () => {
@@ -161,6 +181,31 @@ describe("a failed pull", () => {
     );
     expect(filesBelow(join(dir, "images"))).toEqual([]);
     expect(filesBelow(dir).filter((path) => /\.part$|\.tmp-/.test(path))).toEqual([]);
+  });
+
+  test("for want of room is DISK_FULL, leaves no image and gives the room back", async () => {
+    const reference = await pushImage(registry.host, "debian-python");
+    const { store, dir } = newStore("full");
+    await mkdir(dir);
+    // Room for the layers, not for the image; then not even for the layers.
+    for (const [mebibytes, parts] of [
+      [80, 6],
+      [20, 5],
+    ] as const) {
+      await runTool(["mount", "-t", "tmpfs", "-o", `size=${mebibytes}m`, "lev-full", dir]);
+      try {
+        const full = newStore("full").store;
+        const error: unknown = await full.ensure(reference).catch((e: unknown) => e);
+        expect(error).toMatchObject({ reason: "DISK_FULL", retryable: true });
+        expect(filesBelow(join(dir, "images"))).toEqual([]);
+        expect(filesBelow(dir).filter((path) => /\.part$|\.tmp-/.test(path))).toEqual([]);
+        expect(filesBelow(join(dir, "blobs/sha256")).length).toBeLessThanOrEqual(parts);
+        await full.close();
+      } finally {
+        await runTool(["umount", dir]);
+      }
+    }
+    expect((await store.ensure(reference)).sizeBytes).toBeGreaterThan(1 << 20);
   });
 
   test("of a registry that is not there is REGISTRY_UNAVAILABLE and may be tried again", async () => {

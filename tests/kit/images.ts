@@ -86,6 +86,43 @@ async function skopeoCopy(from: string, to: string, flags: string[]): Promise<vo
   await runTool(["skopeo", "copy", "--quiet", "--insecure-policy", ...flags, from, to]);
 }
 
+/**
+ * Pushes busybox as Docker schema 2 and the arm64 image, and an index over both with a build
+ * attestation's entry beside them; returns the index's reference.
+ */
+export async function pushIndex(host: string): Promise<string> {
+  const push = async (image: TestImage, tag: string, format: string): Promise<object> => {
+    const to = `${host}/multi:${tag}`;
+    const flags = ["--dest-tls-verify=false", "--format", format];
+    await skopeoCopy(`oci:${await testImage(image)}:latest`, `docker://${to}`, flags);
+    const raw = await runTool([
+      "skopeo",
+      "inspect",
+      "--tls-verify=false",
+      "--raw",
+      `docker://${to}`,
+    ]);
+    const digest = `sha256:${new Bun.CryptoHasher("sha256").update(raw).digest("hex")}`;
+    const { mediaType } = JSON.parse(raw) as { mediaType: string };
+    return { mediaType, digest, size: Buffer.byteLength(raw) };
+  };
+  const arm64 = await push("arm64only", "arm64", "oci");
+  const amd64 = await push("busybox", "amd64", "v2s2");
+  const manifests = [
+    { ...arm64, platform: { os: "unknown", architecture: "unknown" } },
+    { ...arm64, platform: { os: "linux", architecture: "arm64", variant: "v8" } },
+    { ...amd64, platform: { os: "linux", architecture: "amd64" } },
+  ];
+  const mediaType = "application/vnd.oci.image.index.v1+json";
+  const put = await fetch(`http://${host}/v2/multi/manifests/latest`, {
+    method: "PUT",
+    headers: { "content-type": mediaType },
+    body: JSON.stringify({ schemaVersion: 2, mediaType, manifests }),
+  });
+  if (!put.ok) throw new Error(`the registry refused the index: ${await put.text()}`);
+  return `${host}/multi:latest`;
+}
+
 /** Turns a byte in the middle of the first layer in the registry's own storage. */
 export async function corruptLayer(storage: string, layout: string): Promise<string> {
   const { manifest } = await readLayout(layout);

@@ -19,6 +19,16 @@ import { processStartTime, writeStatus } from "./status.ts";
 /** For clients that are slow to read the last push. */
 const LAST_PUSH_TIMEOUT_MS = 500;
 
+/** When the machine runs, what only its start needed goes back to the host: 0.5 MiB of 6. */
+const FREE_AFTER_MS = 1_000;
+
+function freeStartMemory(): void {
+  // The second collection takes what the first one's finalizers let go.
+  Bun.gc(true);
+  Bun.gc(true);
+  Bun.shrink();
+}
+
 type Log = (line: string) => void;
 type LastError = (reason: Reason, message: string) => void;
 
@@ -141,6 +151,7 @@ class MachineProcess {
     this.#state = state;
     writeStatus(VMM_FILES.status, this.#status);
     this.#control?.push(this.#status);
+    if (state.phase === "running") setTimeout(freeStartMemory, FREE_AFTER_MS).unref();
     if (state.phase === "ended") this.#ended?.();
   }
 

@@ -136,11 +136,12 @@ int lv_run_add_home(struct lv_run *run, const char *home)
 
 	if (lv_env_get(run->env, "HOME") != NULL)
 		return 0;
-	char *text = malloc(sizeof(name) + strlen(home));
+	size_t length = strlen(home);
+	char *text = malloc(sizeof(name) + length);
 	if (text == NULL)
 		return -ENOMEM;
-	memcpy(text, name, sizeof(name));
-	strcat(text, home);
+	memcpy(text, name, sizeof(name) - 1);
+	memcpy(text + sizeof(name) - 1, home, length + 1);
 	run->env[run->envc++] = text;
 	run->env[run->envc] = NULL;
 	return 0;

@@ -114,7 +114,7 @@ export class LabFixture implements AsyncDisposable {
   startLev(...argv: string[]): {
     done: Promise<LevResult>;
     output: () => string;
-    kill: () => void;
+    kill: (signal: NodeJS.Signals) => void;
   } {
     const began = performance.now();
     const child = Bun.spawn([join(CHECKOUT, "lev"), ...argv], {
@@ -133,7 +133,7 @@ export class LabFixture implements AsyncDisposable {
     const done = Promise.all([child.exited, collect(), new Response(child.stderr).text()]).then(
       ([code, stdout, stderr]) => ({ code, stdout, stderr, ms: performance.now() - began }),
     );
-    return { done, output: () => seen, kill: () => child.kill("SIGTERM") };
+    return { done, output: () => seen, kill: (signal) => child.kill(signal) };
   }
 
   [Symbol.asyncDispose](): Promise<void> {

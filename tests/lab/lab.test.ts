@@ -4,8 +4,13 @@
  * the image's process → its output and exit code in the user's terminal.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { LAB_AGENT_DIR } from "../../cli/lab/agent.ts";
-import { pushImage } from "../kit/images.ts";
+import { pushImage, testImage } from "../kit/images.ts";
+import { runTool } from "../kit/images/run.ts";
+import { compareTrees, DESCRIBE_TREE, describeTree } from "../kit/tree.ts";
 import { until } from "../kit/until.ts";
 import { LabFixture } from "./fixture.ts";
 
@@ -84,6 +89,55 @@ test(
   BOOT_MS,
 );
 
+/** The root alone, without what is mounted below it, as the describer sees it in the guest. */
+const DESCRIBE_ROOT = `
+import ctypes
+assert ctypes.CDLL(None).mount(b"/", b"/mnt", None, 4096, None) == 0
+${DESCRIBE_TREE}`;
+
+test(
+  "the guest's file tree equals umoci's unpacking of the same image, file by file",
+  async () => {
+    const bundle = mkdtempSync(join(tmpdir(), "lev-umoci-"));
+    try {
+      const layout = await testImage("debian-python");
+      await runTool(["umoci", "unpack", "--image", `${layout}:latest`, join(bundle, "b")]);
+      const expected = describeTree(join(bundle, "b", "rootfs"));
+      expect(expected.length).toBeGreaterThan(1000);
+      const argv = [
+        "run",
+        "--rm",
+        "--memory",
+        "512",
+        python,
+        "python3",
+        "-c",
+        DESCRIBE_ROOT,
+        "/mnt",
+      ];
+      const result = await world.lev(...argv);
+      expect([result.code, result.stderr]).toEqual([0, ""]);
+      expect(compareTrees(expected, result.stdout.trimEnd().split("\n"))).toEqual([]);
+    } finally {
+      rmSync(bundle, { recursive: true, force: true });
+    }
+  },
+  3 * BOOT_MS,
+);
+
+test(
+  "the first Ctrl-C stops the machine and its exit code is still lev's",
+  async () => {
+    const script = 'trap "echo bye; exit 5" TERM; echo up; while :; do sleep 0.1; done';
+    const running = world.startLev("run", "--rm", busybox, "sh", "-c", script);
+    await until("the machine is up", () => running.output() === "up\n", BOOT_MS);
+    running.kill("SIGINT");
+    expect(await running.done).toMatchObject({ code: 5, stdout: "up\nbye\n" });
+    expect(await world.client.machines()).toEqual([]);
+  },
+  BOOT_MS,
+);
+
 test(
   "a machine counts on while its agent is killed, and the next agent adopts it",
   async () => {
@@ -143,7 +197,7 @@ test(
     await until("the follower goes on", () => countOf(follower.output()) > seen + 3, BOOT_MS);
 
     expect((await world.lev("rm", "-f", "survivor")).code).toBe(0);
-    follower.kill();
+    follower.kill("SIGTERM");
     expectEveryLineOnce((await follower.done).stdout);
   },
   2 * BOOT_MS,

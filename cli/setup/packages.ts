@@ -34,6 +34,8 @@ export const PACKAGES: DebianPackage[] = [
   { name: "lz4", purpose: "test", why: "the decoder is compared with it" },
   { name: "acpica-tools", purpose: "test", why: "reads the ACPI tables back" },
   { name: "attr", purpose: "test", why: "extended attributes" },
+  { name: "python3", purpose: "test", why: "describes file trees" },
+  { name: "procps", purpose: "test", why: "looks for leftover processes" },
   { name: "strace", purpose: "test", why: "looks at system calls" },
   { name: "clang-format-14", purpose: "test", why: "the C style" },
   { name: "clang-tidy-14", purpose: "test", why: "the C checks" },

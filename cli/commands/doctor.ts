@@ -66,7 +66,7 @@ function bunCheck(): Check {
     name: "bun",
     state: "missing",
     detail: `${Bun.version}, pinned is ${wanted}`,
-    mend: "npm ci",
+    mend: "./lev version",
   };
 }
 

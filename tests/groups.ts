@@ -29,5 +29,5 @@ export const ALL_GROUPS: Group[] = [
   bunTest("vm", ["tests/vm"], minutes(5)),
   bunTest("images", ["tests/images"], minutes(10)),
   bunTest("cli", ["tests/cli"], minutes(5)),
-  bunTest("lab", ["tests/lab"], minutes(15)),
+  bunTest("lab", ["tests/lab"], minutes(20)),
 ];

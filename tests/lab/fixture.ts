@@ -17,8 +17,8 @@ import { until } from "../kit/until.ts";
 
 export type LevResult = { code: number; stdout: string; stderr: string; ms: number };
 
-const START_TIMEOUT_MS = 120_000;
-const READY_TIMEOUT_MS = 90_000;
+const START_TIMEOUT_MS = 240_000;
+const READY_TIMEOUT_MS = 180_000;
 
 export class LabFixture implements AsyncDisposable {
   readonly registry: Registry;

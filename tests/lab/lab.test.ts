@@ -14,8 +14,8 @@ import { compareTrees, DESCRIBE_TREE, describeTree } from "../kit/tree.ts";
 import { until } from "../kit/until.ts";
 import { LabFixture } from "./fixture.ts";
 
-const BOOT_MS = 120_000;
-const SETUP_MS = 300_000;
+const BOOT_MS = 300_000;
+const SETUP_MS = 420_000;
 /** What fails must say so long before anybody gives up on it. */
 const CLEAR_ERROR_MS = 30_000;
 

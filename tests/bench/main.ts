@@ -1,13 +1,26 @@
 /** `bun run bench NAME [options] [--json]`: each benchmark prints a table or JSON lines. */
 import { benchBoot, BOOT_USAGE, parseBootOptions } from "./boot.ts";
+import { benchBootInLab } from "./boot-lab.ts";
 import { type Figure, printFigures } from "./report.ts";
 
 type Say = (line: string) => void;
 type Bench = { usage: string; run: (args: string[], say: Say) => Promise<Figure[]> };
 
 const BENCHES: Readonly<Record<string, Bench>> = {
-  boot: { usage: BOOT_USAGE, run: (args, say) => benchBoot(parseBootOptions(args), say) },
+  boot: { usage: BOOT_USAGE, run: boot },
 };
+
+const LAB_ROUNDS = 5;
+
+/** With options: that one boot, here. Without: in the lab, and here with the development kernel. */
+async function boot(args: string[], say: Say): Promise<Figure[]> {
+  if (args.length > 0) return await benchBoot(parseBootOptions(args), say);
+  const direct = process.env["LEVERET_DEV_KERNEL"] ?? "";
+  if (direct === "")
+    say("boot_direct and idle_private_mib left out: LEVERET_DEV_KERNEL is not set");
+  const figures = direct === "" ? [] : await benchBoot(parseBootOptions([]), say);
+  return [...(await benchBootInLab(LAB_ROUNDS, say)), ...figures];
+}
 
 const USAGE = `Usage: bun run bench NAME [options] [--json]
 

@@ -1,0 +1,43 @@
+/**
+ * The VMM under the real kvm_amd of the lab: what /dev/kvm of a machine without
+ * hardware virtualisation cannot show. tests/vm/stock-kernel.test.ts runs inside.
+ */
+import { expect, test } from "bun:test";
+import { join } from "node:path";
+import { captureInLab } from "../../cli/lab/exec.ts";
+import { LAB_DEFAULTS, startLab, stopLab } from "../../cli/lab/lab.ts";
+import { BUN, CHECKOUT } from "../../cli/paths.ts";
+
+const LIMIT_MS = 900_000;
+
+function kernelPackage(): { kernelPath: string; initrdPath: string } {
+  const made = Bun.spawnSync([BUN, join(CHECKOUT, "agent/kernel/main.ts"), "--print"]);
+  expect({ code: made.exitCode, stderr: made.stderr.toString() }).toMatchObject({ code: 0 });
+  const { kernelPath, initrdPath }: Record<string, unknown> = JSON.parse(made.stdout.toString());
+  return { kernelPath: String(kernelPath), initrdPath: String(initrdPath) };
+}
+
+test(
+  "Debian's kernel boots with 1, 2 and 8 vCPUs and memory beyond the 3 GiB hole",
+  async () => {
+    const { kernelPath, initrdPath } = kernelPackage();
+    const name = `vm-test-${process.pid}`;
+    const lab = await startLab({ ...LAB_DEFAULTS, name });
+    try {
+      const result = await captureInLab(
+        lab,
+        [BUN, "test", "--timeout=600000", join(CHECKOUT, "tests/vm/stock-kernel.test.ts")],
+        {
+          LEVERET_GUEST_KERNEL: kernelPath,
+          LEVERET_GUEST_INITRD: initrdPath,
+        },
+      );
+      expect(result.stderr).toContain("\n 0 fail\n");
+      expect(result.stderr).toContain("\n 5 pass\n");
+      expect(result.code).toBe(0);
+    } finally {
+      await stopLab(name);
+    }
+  },
+  LIMIT_MS,
+);

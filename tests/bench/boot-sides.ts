@@ -44,7 +44,9 @@ async function timeToHello(fifo: string, argv: string[], timeoutMs: number): Pro
       // The whole line, so that both sides are timed at its last byte.
       if (said.includes("\n", Math.max(said.indexOf(HELLO), 0)) && said.includes(HELLO))
         return performance.now() - startedAt;
-      if (performance.now() - startedAt > timeoutMs || child.exitCode !== null) break;
+      // A child that a signal ended (QEMU aborts) has no exit code.
+      if (child.exitCode !== null || child.signalCode !== null) break;
+      if (performance.now() - startedAt > timeoutMs) break;
       await Bun.sleep(0.2);
     }
   } finally {

@@ -100,6 +100,11 @@ export class VmmProcess implements AsyncDisposable {
     return this.#process.pid;
   }
 
+  /** A process that a signal ended has no exit code. */
+  get #isOver(): boolean {
+    return this.#process.exitCode !== null || this.#process.signalCode !== null;
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#process.kill(signal);
   }
@@ -142,14 +147,14 @@ export class VmmProcess implements AsyncDisposable {
     for (;;) {
       const client = existsSync(path) ? await ControlClient.tryConnect(path) : null;
       if (client !== null) return client;
-      if (this.#process.exitCode !== null)
+      if (this.#isOver)
         throw new Error(`The VMM ended with ${this.#process.exitCode}: ${await this.#stderr}`);
       await Bun.sleep(2);
     }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#process.exitCode === null) this.#process.kill("SIGKILL");
+    if (!this.#isOver) this.#process.kill("SIGKILL");
     await this.#process.exited;
   }
 }

@@ -55,7 +55,7 @@ export class ControlSession {
 
   /** Returns when the stream has ended; rejects when it broke or the signal fired. */
   async run(signal: AbortSignal): Promise<StreamEnd> {
-    using link = dial(this.#context.config);
+    using link = (this.#context.dial ?? dial)(this.#context.config);
     const ends = AbortSignal.any([signal, this.#controller.signal]);
     const { fleet } = this.#context;
     const unlisten = fleet.listen((event) => this.#outbox.push(event));
@@ -118,16 +118,20 @@ export class ControlSession {
       "connected to the control plane",
     );
     for (const value of fleet.unackedResults()) this.#outbox.push({ case: "result", value });
-    this.#beat(Math.max(welcome.heartbeatIntervalMs, 100), ends);
+    void this.#beat(Math.max(welcome.heartbeatIntervalMs, 100), ends);
   }
 
-  #beat(intervalMs: number, ends: AbortSignal): void {
-    let sequence = 0n;
-    const timer = setInterval(() => {
-      sequence += 1n;
+  /** Ends with the stream; never rejects. */
+  async #beat(intervalMs: number, ends: AbortSignal): Promise<void> {
+    const { clock } = this.#context;
+    for (let sequence = 1n; !ends.aborted; sequence += 1n) {
+      const due = await clock.sleep(intervalMs, ends).then(
+        () => true,
+        () => false,
+      );
+      if (!due) return;
       this.#outbox.push({ case: "heartbeat", value: heartbeat(this.#context, sequence) });
-    }, intervalMs);
-    ends.addEventListener("abort", () => clearInterval(timer), { once: true });
+    }
   }
 
   #op(op: Op): void {

@@ -13,6 +13,8 @@ export type AgentConfig = {
   /** host:port of the control plane's AgentLink. */
   controlPlaneAddr: string;
   insecureLink: boolean;
+  /** Brings a host its first certificate; null = none was given. */
+  joinToken: string | null;
   dir: string;
   cacheDir: string;
   hostName: string;
@@ -120,6 +122,7 @@ export function loadAgentConfig(env: Environment): AgentConfig {
   return {
     controlPlaneAddr: address(env),
     insecureLink: flag(env, "LEVERET_INSECURE_LINK"),
+    joinToken: text(env, "LEVERET_JOIN_TOKEN", "") || null,
     dir,
     cacheDir,
     hostName: text(env, "LEVERET_HOST_NAME", hostname()),

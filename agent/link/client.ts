@@ -30,6 +30,7 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
     const began = clock.now();
     let end: StreamEnd = { welcomed: false, goodbye: null };
     try {
+      await context.identity?.ensure(signal);
       end = await session.run(signal);
       log.info("the control stream has ended");
     } catch (error) {

@@ -44,7 +44,7 @@ export async function openDatabase(where: string | Address): Promise<Database> {
   const sql = connect(where, options);
   const db = drizzle(sql);
   try {
-    await migrate(db, { migrationsFolder: join(import.meta.dir, "..", "..", "drizzle") });
+    await bringUpToDate(db);
   } catch (error) {
     await sql.end({ timeout: 1 });
     throw typeof where === "string" ? unusable(where, error) : fromDatabase(error);
@@ -60,6 +60,21 @@ export async function openDatabase(where: string | Address): Promise<Database> {
     [Symbol.asyncDispose]: () => sql.end({ timeout: 2 }),
   };
 }
+
+/** A replica that starts at the same moment makes the same tables: whoever loses looks again. */
+async function bringUpToDate(db: Root): Promise<void> {
+  const migrationsFolder = join(import.meta.dir, "..", "..", "drizzle");
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await migrate(db, { migrationsFolder });
+    } catch (error) {
+      if (attempt === TRANSACTION_ATTEMPTS || !MADE_ALREADY.has(sqlState(error) ?? "")) throw error;
+    }
+  }
+}
+
+/** unique_violation (of the catalogue), duplicate_table, duplicate_schema, duplicate_column, duplicate_object. */
+const MADE_ALREADY = new Set(["23505", "42P07", "42P06", "42701", "42710"]);
 
 /** For the one line that a person reads; the address without its password. */
 function unusable(address: string, error: unknown): LvError {

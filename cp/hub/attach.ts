@@ -121,17 +121,22 @@ export class Attachments implements LogSource {
     });
   }
 
-  /** The Attach call: joins the waiting session and holds on until it has ended. */
+  /**
+   * The Attach call: joins the waiting session and holds on until it has ended.
+   * `caller`: the host of the connection's certificate; undefined on a plain link.
+   */
   async *serve(
     frames: AsyncIterable<SessionFrame>,
     signal: AbortSignal,
+    caller?: string,
   ): AsyncGenerator<SessionFrame> {
     const iterator = frames[Symbol.asyncIterator]();
     const first = await iterator.next();
     const open = first.done === true ? undefined : first.value.frame;
     if (open?.case !== "open")
       throw new LvError("BAD_REQUEST", "The first frame of Attach must be SessionOpen");
-    const { sessionId, hostId, epoch } = open.value;
+    const { sessionId, epoch } = open.value;
+    const hostId = caller ?? open.value.hostId;
     const waiting = this.#waiting.get(sessionId);
     const origin = waiting?.session.origin;
     if (waiting === undefined || origin?.hostId !== hostId || BigInt(origin.epoch) !== epoch)

@@ -23,6 +23,7 @@ import {
 import { fromDatabase } from "../db/index.ts";
 import { touchHost } from "../db/queries/hosts.ts";
 import { markAcked } from "../db/queries/ops.ts";
+import type { Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
 import { destroyStray } from "../ops/reconcile.ts";
 import { storeReport, type Origin } from "../ops/report.ts";
@@ -33,6 +34,12 @@ import { reportFromWire, resultFromWire } from "./wire.ts";
 
 type Payload = HubFrame["frame"];
 
+/** Of a stream with a certificate: whose it is, and how it gets the next one. */
+export type Identity = {
+  peer: Peer;
+  renew(csr: Uint8Array): Promise<{ certificate: Uint8Array }>;
+};
+
 export class HubSession {
   readonly origin: Origin;
   readonly out = new Queue<HubFrame>(LIMITS.hubQueueFrames);
@@ -40,6 +47,8 @@ export class HubSession {
   readonly #deps: Deps;
   readonly #progress: ProgressBoard;
   readonly #end = new AbortController();
+  /** null on a plain link. Set before the session is registered. */
+  identity: Identity | null = null;
   #superseded = false;
   #open = false;
 
@@ -182,6 +191,8 @@ export class HubSession {
       case "progress":
         this.#progress.put(frame.value);
         return;
+      case "certificateRequest":
+        return this.#renew(frame.value.csr);
       case "hello":
         log.warn(this.origin, "a second Hello; closing the stream");
         this.close();
@@ -193,6 +204,22 @@ export class HubSession {
         const rest: never = frame;
         return rest;
       }
+    }
+  }
+
+  /** A request that is refused is not answered: the certificate goes on until its end. */
+  async #renew(csr: Uint8Array): Promise<void> {
+    try {
+      if (this.identity === null) return;
+      const { certificate } = await this.identity.renew(csr);
+      this.send({
+        case: "certificate",
+        value: { $typeName: "leveret.v1.CertificateIssued", certificate },
+      });
+    } catch (error) {
+      const { reason, message } = LvError.from(error);
+      if (reason !== "BAD_REQUEST" && reason !== "PERMISSION_DENIED") throw error;
+      this.#deps.log.warn({ ...this.origin, reason, detail: message }, "certificate not renewed");
     }
   }
 }

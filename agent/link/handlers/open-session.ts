@@ -40,7 +40,10 @@ export class SessionRunner {
   }
 
   async #run(request: OpenSession, epoch: bigint, outer: AbortSignal): Promise<void> {
-    using link = (this.#context.dial ?? dial)(this.#context.config);
+    using link = (this.#context.dial ?? dial)(
+      this.#context.config,
+      this.#context.identity?.credentials ?? null,
+    );
     const controller = new AbortController();
     const signal = AbortSignal.any([outer, controller.signal]);
     this.#open += 1;

@@ -16,11 +16,15 @@ import {
   MachineEventBody,
   type CreateMachineRequest,
 } from "../proto/rest.ts";
+import { tokenFor } from "./credentials.ts";
 import { serverEvents } from "./sse.ts";
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 export type ClientOptions = {
   url: string;
+  token?: string | null;
+  /** For a fleet token: which project's machines are meant; its own default otherwise. */
+  project?: string | null;
   fetch?: Fetch;
   clock?: Clock;
   firstPatienceMs?: number;
@@ -49,6 +53,7 @@ export function controlPlaneUrl(env: NodeJS.ProcessEnv = process.env): string {
 
 export class Client {
   readonly url: string;
+  readonly #identity: Record<string, string>;
   readonly #fetch: Fetch;
   readonly #clock: Clock;
   readonly #firstPatienceMs: number;
@@ -57,6 +62,10 @@ export class Client {
 
   constructor(options: ClientOptions) {
     this.url = options.url;
+    this.#identity = {
+      ...(options.token == null ? {} : { authorization: `Bearer ${options.token}` }),
+      ...(options.project == null ? {} : { "leveret-project": options.project }),
+    };
     this.#fetch = options.fetch ?? ((url, init) => fetch(url, init));
     this.#clock = options.clock ?? systemClock;
     this.#firstPatienceMs = options.firstPatienceMs ?? 3_000;
@@ -64,7 +73,9 @@ export class Client {
   }
 
   static fromEnvironment(): Client {
-    return new Client({ url: controlPlaneUrl() });
+    const url = controlPlaneUrl();
+    const project = process.env["LEVERET_PROJECT"] ?? "";
+    return new Client({ url, token: tokenFor(url), project: project === "" ? null : project });
   }
 
   async createMachine(request: CreateMachineRequest, signal?: AbortSignal): Promise<Machine> {
@@ -224,6 +235,7 @@ export class Client {
       headers: {
         ...(options.body === undefined ? {} : { "content-type": "application/json" }),
         ...(options.key === undefined ? {} : { "idempotency-key": options.key }),
+        ...this.#identity,
         ...options.headers,
       },
       signal: AbortSignal.any(signals.filter((signal) => signal !== undefined)),

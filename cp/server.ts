@@ -6,6 +6,7 @@
  * The end is the reverse and takes at most DRAIN_MS before the database is closed:
  * agents get Goodbye and come back by themselves, SSE streams end, requests finish.
  */
+import { join } from "node:path";
 import { LIMITS } from "../lib/limits.ts";
 import { LvError } from "../proto/errors.ts";
 import { Goodbye_Reason } from "../proto/gen/leveret/v1/agent_pb.js";
@@ -13,6 +14,7 @@ import { ReplicaId } from "../proto/ids.ts";
 import { checkLink, loadConfig, type Config } from "./config.ts";
 import { createContext, type Context, type ContextOverrides } from "./context.ts";
 import { Attachments } from "./hub/attach.ts";
+import { closeRevoked, hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
 import { Outbox } from "./hub/outbox.ts";
 import { ProgressBoard } from "./hub/progress.ts";
@@ -21,10 +23,13 @@ import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
 import { startLoop } from "./loops.ts";
+import { loadSecretKey } from "./secret-key.ts";
+import { Authority } from "./ops/authority.ts";
 import { Changes } from "./ops/changes.ts";
 import type { Deps } from "./ops/deps.ts";
 import { allHostsDown, sweepHosts } from "./ops/host-down.ts";
 import { reconcileHosts } from "./ops/reconcile.ts";
+import { ADMIN_TOKEN_FILE, firstToken } from "./ops/tokens.ts";
 
 export const VERSION = "0.1.0";
 
@@ -44,6 +49,8 @@ export type Overrides = ContextOverrides & {
 };
 
 export type ControlPlane = AsyncDisposable & {
+  /** The first admin token, when this start has made it; to be shown, once. */
+  firstToken: string | null;
   httpUrl: string;
   /** host:port for an agent's CONTROL_PLANE_GRPC_ADDR. */
   grpcAddr: string;
@@ -78,7 +85,11 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     outbox,
     attachments,
     progress,
+    authority: config.insecureLink
+      ? null
+      : await Authority.open(database.db, loadSecretKey(config), context.clock),
   };
+  const madeToken = await makeFirstToken(context);
   await allHostsDown(deps);
 
   starting.defer(() => outbox.idle());
@@ -86,6 +97,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     await listenHub(parts, {
       host: config.grpcHost,
       port: config.grpcPort,
+      tls: (await parts.authority?.serverCredentials(config.grpcNames)) ?? null,
       pingIntervalMs: overrides.pingIntervalMs ?? LIMITS.pingIntervalMs,
     }),
   );
@@ -95,12 +107,14 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   loop("outbox", overrides.outboxPollMs ?? OUTBOX_POLL_MS, () => outbox.poll());
   loop("reconcile", overrides.reconcileMs ?? RECONCILE_MS, async () => {
     await sweepHosts(deps, parts.replicaId, (origin) => registry.holds(origin));
+    await closeRevoked(parts);
     await reconcileHosts(deps, registry.hostIds());
   });
   const app = createApp(
     {
       ...deps,
       logs: attachments,
+      hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       shutdown: shutdown.signal,
     },
@@ -111,6 +125,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   let stopping = false;
   log.info({ httpUrl, grpcAddr: hub.address }, "control plane is ready");
   return {
+    firstToken: madeToken,
     httpUrl,
     grpcAddr: hub.address,
     app,
@@ -125,6 +140,14 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       log.info("control plane ended");
     },
   };
+}
+
+function makeFirstToken({ config, database, log }: Context): Promise<string | null> {
+  return firstToken(database, {
+    file: join(config.dataDir, ADMIN_TOKEN_FILE),
+    given: config.bootstrapToken,
+    onUnwritable: (err) => log.warn({ err }, "the admin token is shown but not kept in a file"),
+  });
 }
 
 function listenHttp(

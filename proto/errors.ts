@@ -23,6 +23,7 @@ export const REASONS = {
   VERSION_MISMATCH: row(Code.FailedPrecondition, 412),
   STATE_CONFLICT: row(Code.FailedPrecondition, 409),
   SUPERSEDED: row(Code.Aborted, 409),
+  QUOTA_EXCEEDED: row(Code.ResourceExhausted, 403),
   NO_CAPACITY: row(Code.ResourceExhausted, 422),
   LIMIT_EXCEEDED: row(Code.ResourceExhausted, 429, true),
   WAIT_TIMEOUT: row(Code.DeadlineExceeded, 408, true),

@@ -179,6 +179,122 @@ export const Host = z
   .meta({ id: "Host" });
 export type Host = z.infer<typeof Host>;
 
+/** Each includes what the one before it allows. */
+export const SCOPES = ["read", "write", "admin"] as const;
+export type Scope = (typeof SCOPES)[number];
+
+const quota = z
+  .int()
+  .min(0)
+  .max(2 ** 31 - 1)
+  .nullable();
+const Quotas = z.object({
+  machines: quota.meta({ description: "Machines that are not destroyed; null = no limit" }),
+  cpus: quota.meta({ description: "Of machines that are wanted started" }),
+  memory_mb: quota.meta({ description: "Of machines that are wanted started, MiB" }),
+  disk_mb: quota.meta({ description: "Of machines that are not destroyed, MiB" }),
+});
+
+export const Project = z
+  .object({
+    id: z.string().meta({ example: "prj_0123456789abcdefghjk" }),
+    name: z.string(),
+    quotas: Quotas,
+    created_at: z.string(),
+  })
+  .meta({ id: "Project" });
+export type Project = z.infer<typeof Project>;
+
+export const CreateProjectRequest = z
+  .strictObject({ name: name.meta({ example: "team-1" }), quotas: Quotas.partial().optional() })
+  .meta({ id: "CreateProjectRequest" });
+
+export const UpdateProjectRequest = z
+  .strictObject({ quotas: Quotas.partial() })
+  .meta({ id: "UpdateProjectRequest" });
+
+export const Token = z
+  .object({
+    id: z.string().meta({ example: "tok_0123456789abcdefghjk" }),
+    name: z.string(),
+    scope: z.enum(SCOPES),
+    project_id: z
+      .string()
+      .nullable()
+      .meta({ description: "Null: a fleet token, good for every project and for the hosts" }),
+    created_at: z.string(),
+    expires_at: z.string().nullable(),
+    revoked_at: z.string().nullable(),
+    last_used_at: z.string().nullable().meta({ description: "To the minute" }),
+  })
+  .meta({ id: "Token" });
+export type Token = z.infer<typeof Token>;
+
+export const CreateTokenRequest = z
+  .strictObject({
+    name: z.string().min(1).max(LIMITS.nameMaxLength),
+    scope: z.enum(SCOPES).default("write"),
+    fleet: z
+      .boolean()
+      .default(false)
+      .meta({ description: "For every project and the hosts; only a fleet admin may" }),
+    expires_in: z
+      .int()
+      .min(1)
+      .max(10 * 365 * 86_400)
+      .optional()
+      .meta({ description: "Seconds; without it the token is good until it is revoked" }),
+  })
+  .meta({ id: "CreateTokenRequest" });
+export type CreateTokenRequest = z.input<typeof CreateTokenRequest>;
+
+export const CreatedToken = Token.extend({
+  token: z.string().meta({ description: "Shown this once" }),
+}).meta({ id: "CreatedToken" });
+export type CreatedToken = z.infer<typeof CreatedToken>;
+
+export const AuditEntry = z
+  .object({
+    id: z.string(),
+    time: z.string(),
+    project_id: z.string(),
+    token_id: z.string(),
+    request_id: z.string(),
+    method: z.string(),
+    path: z.string(),
+    status: z.int(),
+  })
+  .meta({ id: "AuditEntry" });
+export type AuditEntry = z.infer<typeof AuditEntry>;
+
+export const CreateJoinTokenRequest = z
+  .strictObject({
+    expires_in: z
+      .int()
+      .min(1)
+      .max(LIMITS.joinTokenTtlMaxS)
+      .default(LIMITS.joinTokenTtlS)
+      .meta({ description: "Seconds" }),
+  })
+  .meta({ id: "CreateJoinTokenRequest" });
+
+export const CreatedJoinToken = z
+  .object({
+    id: z.string(),
+    token: z.string().meta({ description: "For the agent's LEVERET_JOIN_TOKEN; shown this once" }),
+    expires_at: z.string(),
+  })
+  .meta({ id: "CreatedJoinToken" });
+export type CreatedJoinToken = z.infer<typeof CreatedJoinToken>;
+
+export const RevokedHost = z
+  .object({
+    host_id: z.string(),
+    keys: z.int().meta({ description: "How many keys spoke for the host until now: 0 or 1" }),
+  })
+  .meta({ id: "RevokedHost" });
+export type RevokedHost = z.infer<typeof RevokedHost>;
+
 /** One `data:` of the log stream. The SSE id is the sequence; event names: "log", "end", "error". */
 export const LogLine = z
   .object({

@@ -1,5 +1,7 @@
 /** What the routes are given. */
 import type { OpenAPIHono } from "@hono/zod-openapi";
+import type { Principal } from "../core/access.ts";
+import type { HostsAdmin } from "../hub/hosts-admin.ts";
 import type { Deps } from "../ops/deps.ts";
 import type { LogSource } from "../ops/follow-logs.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
@@ -7,10 +9,12 @@ import type { z } from "zod";
 
 export type HttpDeps = Deps & {
   logs: LogSource;
+  hosts: HostsAdmin;
   progress(machineId: string): z.infer<typeof ImageProgress> | null;
   /** Aborts when the process ends: streams that would never end by themselves do. */
   shutdown: AbortSignal;
 };
 
-export type Env = { Variables: { requestId: string } };
+/** `principal` is set on every path that needs a token. */
+export type Env = { Variables: { requestId: string; principal: Principal } };
 export type App = OpenAPIHono<Env>;

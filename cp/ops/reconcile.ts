@@ -3,7 +3,7 @@
  * the host's inventory at every Hello and from the stored states in between; ops
  * are only the fast path, and the loss of any of them is made good here.
  */
-import { OpId } from "../../proto/ids.ts";
+import { DEFAULT_PROJECT, OpId } from "../../proto/ids.ts";
 import { isAtRest } from "../../proto/states.ts";
 import { remedy, type Report } from "../core/machine.ts";
 import type { Db } from "../db/index.ts";
@@ -56,7 +56,11 @@ export async function destroyStray(
     deps.log.warn({ machineId, hostId: origin.hostId }, "destroying a machine nobody asked for");
     await addEvent(
       tx,
-      { id: machineId, observedState: report.state },
+      {
+        id: machineId,
+        projectId: row?.projectId ?? DEFAULT_PROJECT,
+        observedState: report.state,
+      },
       {
         type: "stray",
         source: "system",

@@ -8,11 +8,13 @@ import type { MachineRow } from "../db/schema/machines.ts";
 import { transact, type Deps } from "./deps.ts";
 import { issueStart } from "./issue.ts";
 import { needOf, place, viewOf } from "./place.ts";
+import { checkQuota } from "./projects.ts";
 import { choose } from "../core/placement.ts";
 
 /**
  * Asks for a run of a machine. One that is wanted started already is returned as
- * it is. Throws MACHINE_NOT_FOUND, STATE_CONFLICT, NO_CAPACITY, HOST_UNAVAILABLE.
+ * it is. Throws MACHINE_NOT_FOUND, STATE_CONFLICT, NO_CAPACITY, HOST_UNAVAILABLE,
+ * QUOTA_EXCEEDED.
  */
 export async function startMachine(deps: Deps, id: string): Promise<MachineRow> {
   return transact(deps, async (tx, effects) => {
@@ -27,7 +29,9 @@ export async function startMachine(deps: Deps, id: string): Promise<MachineRow> 
         `Cannot start "${machine.name}": it is ${machine.observedState} and was asked to stop`,
       );
     const hostId = await makeRoom(tx, machine);
-    return issueStart(tx, effects, machine, hostId, { type: "start", source: "user" });
+    const row = await issueStart(tx, effects, machine, hostId, { type: "start", source: "user" });
+    await checkQuota(tx, machine.projectId, needOf(machine.config));
+    return row;
   });
 }
 

@@ -16,6 +16,7 @@ import { type ControlPlane, startControlPlane } from "../../cp/server.ts";
 import { silentLog } from "../../lib/log.ts";
 import type { Machine, MachineConfigInput } from "../../proto/rest.ts";
 import { createDatabase } from "./postgres.ts";
+import { TEST_TOKEN } from "./token.ts";
 import { TestAgent } from "./test-agent.ts";
 import { until } from "./until.ts";
 
@@ -36,7 +37,7 @@ export class World implements AsyncDisposable {
   private constructor(database: string, plane: ControlPlane) {
     this.#database = database;
     this.#plane = plane;
-    this.#client = new Client({ url: plane.httpUrl });
+    this.#client = new Client({ url: plane.httpUrl, token: TEST_TOKEN });
   }
 
   static async create(options: WorldOptions = {}): Promise<World> {
@@ -102,7 +103,7 @@ export class World implements AsyncDisposable {
     await this.#plane[Symbol.asyncDispose]();
     await between();
     this.#plane = await startPlane(this.#database, httpPort, grpcPort);
-    this.#client = new Client({ url: this.#plane.httpUrl });
+    this.#client = new Client({ url: this.#plane.httpUrl, token: TEST_TOKEN });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -139,6 +140,12 @@ function startPlane(database: string, httpPort: number, grpcPort: number): Promi
     log: silentLog(),
     outboxPollMs: 100,
     reconcileMs: 100,
-    config: { httpPort, grpcPort, insecureLink: true, databaseUrl: database },
+    config: {
+      httpPort,
+      grpcPort,
+      insecureLink: true,
+      databaseUrl: database,
+      bootstrapToken: TEST_TOKEN,
+    },
   });
 }

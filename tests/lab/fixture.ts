@@ -44,7 +44,7 @@ export class LabFixture implements AsyncDisposable {
     this.#runDir = parts.runDir;
     this.#ports = parts.ports;
     this.#stack = parts.stack;
-    this.client = new Client({ url: parts.plane.url });
+    this.client = new Client({ url: parts.plane.url, token: parts.plane.token });
   }
 
   static async start(): Promise<LabFixture> {

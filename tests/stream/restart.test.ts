@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Goodbye_Reason, MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { Machine } from "../../proto/rest.ts";
+import { AUTHORIZATION, TEST_TOKEN } from "../kit/token.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call } from "./kit/plane.ts";
@@ -31,6 +32,7 @@ function spawnPlane(directory: string): Bun.Subprocess<"ignore", "ignore", "pipe
     env: {
       PATH: process.env["PATH"] ?? "",
       LEVERET_CP_DIR: directory,
+      LEVERET_BOOTSTRAP_TOKEN: TEST_TOKEN,
       LEVERET_INSECURE_LINK: "1",
       HTTP_PORT: "0",
       GRPC_PORT: "0",
@@ -151,7 +153,9 @@ test("SIGTERM says Goodbye, ends streams that are open, and leaves no PostgreSQL
   const made = (await call(plane, "POST", "/v1/machines", { config: { image: "busybox" } }))
     .body as Machine;
   agent.runStart(await agent.op(1));
-  const follower = await fetch(`${plane.httpUrl}/v1/machines/${made.id}/logs?follow=true`);
+  const follower = await fetch(`${plane.httpUrl}/v1/machines/${made.id}/logs?follow=true`, {
+    headers: AUTHORIZATION,
+  });
   const waiter = call(plane, "GET", `/v1/machines/${made.id}/wait?state=stopped`);
   await until("OpenSession", () => agent.sessions()[0]);
   const server = postmaster(directory);

@@ -2,7 +2,7 @@ import { desc, eq } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { events, type EventRow } from "../schema/events.ts";
 
-export type NewEvent = Omit<typeof events.$inferInsert, "sequence" | "createdAt">;
+export type NewEvent = Omit<typeof events.$inferInsert, "xid" | "sequence" | "createdAt">;
 
 export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
   await tx.insert(events).values(event);

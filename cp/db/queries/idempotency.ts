@@ -1,8 +1,8 @@
-import { eq } from "drizzle-orm";
+import { and, eq } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { idempotencyKeys } from "../schema/idempotency-keys.ts";
 
-export type Claim = { key: string; requestHash: string; machineId: string };
+export type Claim = { projectId: string; key: string; requestHash: string; machineId: string };
 
 /**
  * Takes the key for this transaction. When it is taken already, waits for the
@@ -21,6 +21,6 @@ export async function claimKey(
   const [row] = await tx
     .select({ requestHash: idempotencyKeys.requestHash, machineId: idempotencyKeys.machineId })
     .from(idempotencyKeys)
-    .where(eq(idempotencyKeys.key, claim.key));
+    .where(and(eq(idempotencyKeys.projectId, claim.projectId), eq(idempotencyKeys.key, claim.key)));
   return row ?? null;
 }

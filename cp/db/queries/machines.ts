@@ -43,35 +43,52 @@ export async function updateMachine(
 }
 
 /** The machine that has the name now, else the newest of those being destroyed. */
-export async function findByName(tx: Db, name: string): Promise<MachineRow | undefined> {
+export async function findByName(
+  tx: Db,
+  projectId: string,
+  name: string,
+): Promise<MachineRow | undefined> {
   const rows = await tx
     .select()
     .from(machines)
-    .where(and(eq(machines.name, name), ne(machines.observedState, "destroyed")))
+    .where(
+      and(
+        eq(machines.projectId, projectId),
+        eq(machines.name, name),
+        ne(machines.observedState, "destroyed"),
+      ),
+    )
     .orderBy(sql`${machines.desiredState} = 'destroyed'`, desc(machines.createdAt))
     .limit(1);
   return rows[0];
 }
 
 /** At most two: one is found, two are ambiguous. Destroyed ones are left out. */
-export function findByPrefix(tx: Db, prefix: string): Promise<MachineRow[]> {
+export function findByPrefix(tx: Db, projectId: string, prefix: string): Promise<MachineRow[]> {
   return tx
     .select()
     .from(machines)
-    .where(and(sql`${machines.id} ^@ ${prefix}`, ne(machines.observedState, "destroyed")))
+    .where(
+      and(
+        eq(machines.projectId, projectId),
+        sql`${machines.id} ^@ ${prefix}`,
+        ne(machines.observedState, "destroyed"),
+      ),
+    )
     .limit(2);
 }
 
 /** Newest first. Without `states`, all that are not destroyed. */
 export function listMachines(
   tx: Db,
-  filter: { states?: MachineState[]; name?: string; limit: number },
+  filter: { projectId: string; states?: MachineState[]; name?: string; limit: number },
 ): Promise<MachineRow[]> {
   return tx
     .select()
     .from(machines)
     .where(
       and(
+        eq(machines.projectId, filter.projectId),
         filter.states === undefined
           ? ne(machines.observedState, "destroyed")
           : inArray(machines.observedState, filter.states),

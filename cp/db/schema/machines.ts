@@ -9,6 +9,7 @@ import {
   timestamp,
   uniqueIndex,
 } from "drizzle-orm/pg-core";
+import { DEFAULT_PROJECT } from "../../../proto/ids.ts";
 import type { MachineConfig } from "../../../proto/rest.ts";
 import type { DesiredState, MachineState } from "../../../proto/states.ts";
 
@@ -21,6 +22,7 @@ export const machines = pgTable(
   "machines",
   {
     id: text("id").primaryKey(),
+    projectId: text("project_id").notNull().default(DEFAULT_PROJECT),
     name: text("name").notNull(),
     config: jsonb("config").$type<MachineConfig>().notNull(),
     imageDigest: text("image_digest"),
@@ -46,10 +48,10 @@ export const machines = pgTable(
   },
   (table) => [
     uniqueIndex("machines_name")
-      .on(table.name)
+      .on(table.projectId, table.name)
       .where(sql`${table.desiredState} <> 'destroyed'`),
     index("machines_host").on(table.hostId),
-    index("machines_created").on(table.createdAt),
+    index("machines_created").on(table.projectId, table.createdAt),
   ],
 );
 export type MachineRow = typeof machines.$inferSelect;

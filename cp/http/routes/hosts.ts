@@ -2,6 +2,7 @@ import { Host } from "../../../proto/rest.ts";
 import { listHosts } from "../../db/queries/hosts.ts";
 import { countByHost } from "../../db/queries/machines.ts";
 import { findHost } from "../../ops/find.ts";
+import { guard } from "../auth.ts";
 import type { App, HttpDeps } from "../deps.ts";
 import { createRoute, failure, json, z } from "../schemas.ts";
 import { hostView } from "../view.ts";
@@ -11,6 +12,7 @@ const list = createRoute({
   path: "/v1/hosts",
   summary: "Every host that ever registered, oldest first",
   responses: { 200: json(z.array(Host), "Hosts"), default: failure },
+  ...guard("fleet_read"),
 });
 
 const get = createRoute({
@@ -19,6 +21,7 @@ const get = createRoute({
   summary: "One host",
   request: { params: z.object({ id: z.string().min(1).max(256) }) },
   responses: { 200: json(Host, "The host"), default: failure },
+  ...guard("fleet_read"),
 });
 
 export function hostRoutes(app: App, deps: HttpDeps): void {

@@ -15,7 +15,9 @@ import { findMachine } from "../../ops/find.ts";
 import { startMachine } from "../../ops/start-machine.ts";
 import { stopMachine } from "../../ops/stop-machine.ts";
 import { waitForState } from "../../ops/wait.ts";
-import type { App, HttpDeps } from "../deps.ts";
+import { guard } from "../auth.ts";
+import type { Context } from "hono";
+import type { App, Env, HttpDeps } from "../deps.ts";
 import { createRoute, failure, json, machineResponse, MachineRef, z } from "../schemas.ts";
 import { eventView, viewMachine, viewMachines } from "../view.ts";
 
@@ -37,6 +39,7 @@ const create = createRoute({
     201: json(Machine, "The machine; `failed` with NO_CAPACITY when no host has room"),
     default: failure,
   },
+  ...guard("write"),
 });
 
 const List = z.object({
@@ -51,6 +54,7 @@ const list = createRoute({
   summary: "Machines, newest first; destroyed ones only when asked for",
   request: { query: List },
   responses: { 200: json(z.array(Machine), "Machines"), default: failure },
+  ...guard("read"),
 });
 
 const get = createRoute({
@@ -59,6 +63,7 @@ const get = createRoute({
   summary: "One machine with its newest events",
   request: { params: MachineRef },
   responses: { 200: machineResponse, default: failure },
+  ...guard("read"),
 });
 
 const start = createRoute({
@@ -67,6 +72,7 @@ const start = createRoute({
   summary: "Start a machine that is at rest",
   request: { params: MachineRef },
   responses: { 200: machineResponse, default: failure },
+  ...guard("write"),
 });
 
 const stop = createRoute({
@@ -78,6 +84,7 @@ const stop = createRoute({
     body: { required: false, content: { "application/json": { schema: StopMachineRequest } } },
   },
   responses: { 200: machineResponse, default: failure },
+  ...guard("write"),
 });
 
 const destroy = createRoute({
@@ -86,6 +93,7 @@ const destroy = createRoute({
   summary: "Stop a machine and remove all it has",
   request: { params: MachineRef, query: z.object({ force: z.string().optional() }) },
   responses: { 200: machineResponse, default: failure },
+  ...guard("write"),
 });
 
 const Wait = z.object({
@@ -106,6 +114,7 @@ const wait = createRoute({
   summary: "Wait until the machine is in a state",
   request: { params: MachineRef, query: Wait },
   responses: { 200: machineResponse, default: failure },
+  ...guard("read"),
 });
 
 export function machineRoutes(app: App, deps: HttpDeps): void {
@@ -115,13 +124,19 @@ export function machineRoutes(app: App, deps: HttpDeps): void {
     const key = c.req.valid("header")["idempotency-key"];
     const idempotency =
       key === undefined ? undefined : { key, requestHash: hash({ name, config }) };
-    const row = await createMachine(deps, { name, config, idempotency });
+    const row = await createMachine(deps, {
+      projectId: projectId(c),
+      name,
+      config,
+      idempotency,
+    });
     return c.json(await viewMachine(deps, row), 201);
   });
 
   app.openapi(list, async (c) => {
     const { state, name, limit } = c.req.valid("query");
     const rows = await listMachines(deps.database.db, {
+      projectId: projectId(c),
       limit,
       ...(state === undefined ? {} : { states: [...parseStates(state)] }),
       ...(name === undefined ? {} : { name }),
@@ -130,18 +145,18 @@ export function machineRoutes(app: App, deps: HttpDeps): void {
   });
 
   app.openapi(get, async (c) => {
-    const row = await findMachine(deps, c.req.valid("param").id);
+    const row = await findMachine(deps, projectId(c), c.req.valid("param").id);
     const events = await listEvents(deps.database.db, row.id, EVENTS_SHOWN);
     return c.json({ ...(await viewMachine(deps, row)), events: events.map(eventView) }, 200);
   });
 
   app.openapi(start, async (c) => {
-    const { id } = await findMachine(deps, c.req.valid("param").id);
+    const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
     return c.json(await viewMachine(deps, await startMachine(deps, id)), 200);
   });
 
   app.openapi(stop, async (c) => {
-    const { id } = await findMachine(deps, c.req.valid("param").id);
+    const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
     // Without a body the validator hands on nothing at all.
     const body: z.infer<typeof StopMachineRequest> = c.req.valid("json") ?? {};
     const request = { signal: body.signal, timeoutSeconds: body.timeout };
@@ -149,18 +164,22 @@ export function machineRoutes(app: App, deps: HttpDeps): void {
   });
 
   app.openapi(destroy, async (c) => {
-    const { id } = await findMachine(deps, c.req.valid("param").id);
+    const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
     return c.json(await viewMachine(deps, await destroyMachine(deps, id)), 200);
   });
 
   app.openapi(wait, async (c) => {
     const { state, timeout } = c.req.valid("query");
     const wanted = parseStates(state);
-    const { id } = await findMachine(deps, c.req.valid("param").id);
+    const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
     const ended = AbortSignal.any([c.req.raw.signal, deps.shutdown]);
     const row = await waitForState(deps, id, wanted, timeout * 1000, ended);
     return c.json(await viewMachine(deps, row), 200);
   });
+}
+
+function projectId(c: Context<Env>): string {
+  return c.get("principal").projectId;
 }
 
 function parseStates(text: string): Set<MachineState> {

@@ -11,6 +11,8 @@ import { createApp } from "../../../cp/http/app.ts";
 import type { HttpDeps } from "../../../cp/http/deps.ts";
 import { Changes } from "../../../cp/ops/changes.ts";
 import { LvError } from "../../../proto/errors.ts";
+import { firstToken } from "../../../cp/ops/tokens.ts";
+import { AUTHORIZATION, TEST_TOKEN } from "../../kit/token.ts";
 import { createDatabase } from "../../kit/postgres.ts";
 import { Contract } from "./openapi.ts";
 
@@ -45,11 +47,17 @@ export async function startApi(): Promise<Api> {
         throw new LvError("HOST_UNAVAILABLE", "no hub here");
       },
     },
+    hosts: {
+      issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
+      revoke: () => Promise.resolve(0),
+    },
     progress: () => null,
     shutdown: new AbortController().signal,
   };
   const app = createApp(deps, "0.0.0");
-  const contract = new Contract(await (await app.request("/openapi.json")).json());
+  await firstToken(database, { file: "", given: TEST_TOKEN, onUnwritable: () => undefined });
+  const document = await app.request("/openapi.json", { headers: AUTHORIZATION });
+  const contract = new Contract(await document.json());
   return {
     database,
     deps,
@@ -60,6 +68,7 @@ export async function startApi(): Promise<Api> {
       const response = await app.request(path, {
         method,
         headers: {
+          ...AUTHORIZATION,
           ...(text === undefined ? {} : { "content-type": "application/json" }),
           ...init.headers,
         },

@@ -9,11 +9,13 @@ import { Backoff } from "../lib/backoff.ts";
 import { abortReason, systemClock, type Clock } from "../lib/clock.ts";
 import { LvError, REASONS, isReason } from "../proto/errors.ts";
 import {
+  CreatedJoinToken,
   ErrorBody,
   Host,
   LogLine,
   Machine,
   MachineEventBody,
+  RevokedHost,
   type CreateMachineRequest,
 } from "../proto/rest.ts";
 import { tokenFor } from "./credentials.ts";
@@ -102,6 +104,18 @@ export class Client {
 
   async hosts(signal?: AbortSignal): Promise<Host[]> {
     return list("hosts", Host, await this.#json("GET", "/v1/hosts", { signal }));
+  }
+
+  /** For one host to join with; `seconds` until it expires. */
+  async joinToken(seconds?: number, signal?: AbortSignal): Promise<CreatedJoinToken> {
+    const body = seconds === undefined ? {} : { expires_in: seconds };
+    return CreatedJoinToken.parse(await this.#json("POST", "/v1/hosts/tokens", { body, signal }));
+  }
+
+  /** By id or name. Its certificate is taken away. */
+  async revokeHost(ref: string): Promise<RevokedHost> {
+    const path = `/v1/hosts/${encodeURIComponent(ref)}/revoke`;
+    return RevokedHost.parse(await this.#json("POST", path, {}));
   }
 
   async start(ref: string): Promise<Machine> {

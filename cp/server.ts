@@ -13,40 +13,33 @@ import { Goodbye_Reason } from "../proto/gen/leveret/v1/agent_pb.js";
 import { ReplicaId } from "../proto/ids.ts";
 import { checkLink, loadConfig, type Config } from "./config.ts";
 import { createContext, type Context, type ContextOverrides } from "./context.ts";
-import { Attachments } from "./hub/attach.ts";
-import { closeRevoked, hostsAdmin } from "./hub/hosts-admin.ts";
+import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
-import { Outbox } from "./hub/outbox.ts";
-import { ProgressBoard } from "./hub/progress.ts";
-import { Registry } from "./hub/registry.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
 import { startLoop } from "./loops.ts";
+import { composePlane, type PlaneOptions } from "./plane.ts";
 import { loadSecretKey } from "./secret-key.ts";
 import { Authority } from "./ops/authority.ts";
-import { Changes } from "./ops/changes.ts";
 import type { Deps } from "./ops/deps.ts";
-import { allHostsDown, sweepHosts } from "./ops/host-down.ts";
-import { reconcileHosts } from "./ops/reconcile.ts";
+import { allHostsDown } from "./ops/host-down.ts";
 import { ADMIN_TOKEN_FILE, firstToken } from "./ops/tokens.ts";
 
 export const VERSION = "0.1.0";
 
 const DRAIN_MS = 5_000;
-const OUTBOX_POLL_MS = 1_000;
-const RECONCILE_MS = 5_000;
 const GOODBYE_JITTER_MS = 1_000;
 
-export type Overrides = ContextOverrides & {
-  /** Replaces what the environment says, variable by variable. */
-  config?: Partial<Config>;
-  env?: Record<string, string | undefined>;
-  outboxPollMs?: number;
-  reconcileMs?: number;
-  pingIntervalMs?: number;
-  sessionOpenTimeoutMs?: number;
-};
+type Periods = Pick<PlaneOptions, "outboxPollMs" | "reconcileMs" | "sessionOpenTimeoutMs">;
+
+export type Overrides = ContextOverrides &
+  Periods & {
+    /** Replaces what the environment says, variable by variable. */
+    config?: Partial<Config>;
+    env?: Record<string, string | undefined>;
+    pingIntervalMs?: number;
+  };
 
 export type ControlPlane = AsyncDisposable & {
   /** The first admin token, when this start has made it; to be shown, once. */
@@ -67,28 +60,17 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   const context = starting.use(await createContext(config, overrides));
   const { log, database } = context;
   const shutdown = new AbortController();
-  const registry = new Registry();
-  const deps: Deps = {
+  const { deps, parts, periodic } = composePlane({
     database,
     clock: context.clock,
     log,
-    changes: new Changes(),
-    wake: (hostId) => outbox.wake(hostId),
-  };
-  const outbox = new Outbox(deps, registry);
-  const attachments = new Attachments(registry, overrides.sessionOpenTimeoutMs);
-  const progress = new ProgressBoard();
-  const parts: HubParts = {
-    deps,
     replicaId: ReplicaId.create(),
-    registry,
-    outbox,
-    attachments,
-    progress,
     authority: config.insecureLink
       ? null
       : await Authority.open(database.db, loadSecretKey(config), context.clock),
-  };
+    ...periodsOf(overrides),
+  });
+  const { outbox, attachments, progress } = parts;
   const madeToken = await makeFirstToken(context);
   await allHostsDown(deps);
 
@@ -102,14 +84,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     }),
   );
   starting.defer(() => drainHub(parts, context));
-  const loop = (name: string, ms: number, work: () => Promise<void>): void =>
-    void starting.use(startLoop({ name, ms, work, clock: context.clock, log }));
-  loop("outbox", overrides.outboxPollMs ?? OUTBOX_POLL_MS, () => outbox.poll());
-  loop("reconcile", overrides.reconcileMs ?? RECONCILE_MS, async () => {
-    await sweepHosts(deps, parts.replicaId, (origin) => registry.holds(origin));
-    await closeRevoked(parts);
-    await reconcileHosts(deps, registry.hostIds());
-  });
+  for (const one of periodic) starting.use(startLoop({ ...one, clock: context.clock, log }));
   const app = createApp(
     {
       ...deps,
@@ -139,6 +114,14 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       await running.disposeAsync();
       log.info("control plane ended");
     },
+  };
+}
+
+function periodsOf({ outboxPollMs, reconcileMs, sessionOpenTimeoutMs }: Periods): Periods {
+  return {
+    ...(outboxPollMs === undefined ? {} : { outboxPollMs }),
+    ...(reconcileMs === undefined ? {} : { reconcileMs }),
+    ...(sessionOpenTimeoutMs === undefined ? {} : { sessionOpenTimeoutMs }),
   };
 }
 

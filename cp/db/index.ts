@@ -32,8 +32,15 @@ const POOL_SIZE = 16;
 const CONNECT_TIMEOUT_S = 5;
 const TRANSACTION_ATTEMPTS = 5;
 
-/** Connects, and brings the schema up to date from drizzle/. */
-export async function openDatabase(where: string | Address): Promise<Database> {
+/**
+ * Connects, and brings the schema up to date from drizzle/. Statements are prepared
+ * on a server of our own; behind a DATABASE_URL there may be a pooler that hands each
+ * transaction to another session, so there nothing is kept in a session.
+ */
+export async function openDatabase(
+  where: string | Address,
+  prepare: boolean = typeof where !== "string",
+): Promise<Database> {
   const options = {
     max: POOL_SIZE,
     connect_timeout: CONNECT_TIMEOUT_S,
@@ -42,9 +49,9 @@ export async function openDatabase(where: string | Address): Promise<Database> {
     backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
   };
   const sql = connect(where, options);
-  const db = drizzle(sql);
+  const db = drizzle(prepare ? prepared(sql) : sql);
   try {
-    await bringUpToDate(db);
+    await bringUpToDate(drizzle(sql));
   } catch (error) {
     await sql.end({ timeout: 1 });
     throw typeof where === "string" ? unusable(where, error) : fromDatabase(error);
@@ -87,6 +94,29 @@ function unusable(address: string, error: unknown): LvError {
     `DATABASE_URL: cannot use ${username}@${host}${pathname}: ${why}`,
     { cause: error },
   );
+}
+
+/** Longer texts are lists of ids: each length would be another statement to keep. */
+const PREPARED_PARAMS_MAX = 40;
+
+/** drizzle asks for every statement to be planned anew, and waits a round trip for it. */
+function prepared<T extends postgres.ISql>(sql: T): T {
+  const unsafe: postgres.Sql["unsafe"] = (text, params, options) =>
+    sql.unsafe(text, params, {
+      ...options,
+      prepare: params !== undefined && params.length <= PREPARED_PARAMS_MAX,
+    });
+  const begin = (work: (tx: postgres.TransactionSql) => unknown): unknown =>
+    "begin" in sql && typeof sql.begin === "function"
+      ? (sql as unknown as postgres.Sql).begin((tx) => work(prepared(tx)))
+      : undefined;
+  const replaced = new Map<PropertyKey, unknown>([
+    ["unsafe", unsafe],
+    ["begin", begin],
+  ]);
+  return new Proxy(sql, {
+    get: (target, name) => replaced.get(name) ?? (Reflect.get(target, name) as unknown),
+  });
 }
 
 /** libpq's form for a unix socket, `postgres://…/db?host=/run/postgresql`, works too. */

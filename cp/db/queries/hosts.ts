@@ -1,4 +1,4 @@
-import { and, asc, eq, lt, or, sql } from "drizzle-orm";
+import { and, asc, eq, gte, lt, or, type SQL, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts, type HostRow } from "../schema/hosts.ts";
 import { placements } from "../schema/placements.ts";
@@ -110,6 +110,19 @@ export async function ownsEpoch(tx: Db, hostId: string, epoch: number): Promise<
 
 export function listHosts(tx: Db): Promise<HostRow[]> {
   return tx.select().from(hosts).orderBy(asc(hosts.createdAt), asc(hosts.id));
+}
+
+/**
+ * Ready hosts whose ids follow `from`, round the end: ids are random, so a random
+ * `from` draws at random, at the cost of a look into the index however many there are.
+ */
+export async function sampleHosts(tx: Db, from: string, limit: number): Promise<HostRow[]> {
+  const ready = eq(hosts.state, "ready");
+  const draw = (side: SQL, count: number): Promise<HostRow[]> =>
+    tx.select().from(hosts).where(and(side, ready)).orderBy(asc(hosts.id)).limit(count);
+  const after = await draw(gte(hosts.id, from), limit);
+  if (after.length === limit) return after;
+  return [...after, ...(await draw(lt(hosts.id, from), limit - after.length))];
 }
 
 export function findHosts(tx: Db, idOrName: string): Promise<HostRow[]> {

@@ -53,7 +53,11 @@ export class HubStream {
   }
 
   send(frame: Down, epoch: bigint = this.epoch): void {
-    this.#queue.push(create(HubFrameSchema, { epoch, frame }));
+    this.push(create(HubFrameSchema, { epoch, frame }));
+  }
+
+  push(frame: HubFrame): void {
+    this.#queue.push(frame);
     this.#wake?.();
   }
 

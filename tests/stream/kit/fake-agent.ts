@@ -97,7 +97,11 @@ export class FakeAgent implements AsyncDisposable {
   }
 
   send(frame: AgentFrame["frame"]): void {
-    this.#up.push(create(AgentFrameSchema, { frame }));
+    this.push(create(AgentFrameSchema, { frame }));
+  }
+
+  push(frame: AgentFrame): void {
+    this.#up.push(frame);
   }
 
   ops(): Op[] {

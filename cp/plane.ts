@@ -15,10 +15,14 @@ import type { HubParts } from "./hub/service.ts";
 import type { Authority } from "./ops/authority.ts";
 import { Changes } from "./ops/changes.ts";
 import type { Deps } from "./ops/deps.ts";
+import { restartDue } from "./ops/ended.ts";
 import { sweepHosts } from "./ops/host-down.ts";
+import { prune } from "./ops/prune.ts";
 import { reconcileHosts } from "./ops/reconcile.ts";
 
 const OUTBOX_POLL_MS = 1_000;
+const RESTART_MS = 500;
+const PRUNE_MS = 3_600_000;
 export const RECONCILE_MS = 5_000;
 
 export type PlaneOptions = {
@@ -73,6 +77,8 @@ export function composePlane(options: PlaneOptions): Plane {
         work: () => outbox.poll(),
       },
       { name: "reconcile", ms: options.reconcileMs ?? RECONCILE_MS, work: reconcile },
+      { name: "restart", ms: RESTART_MS, work: () => restartDue(deps) },
+      { name: "prune", ms: PRUNE_MS, work: () => prune(deps) },
     ],
   };
 }

@@ -21,6 +21,7 @@ export const REASONS = {
   NAME_AMBIGUOUS: row(Code.FailedPrecondition, 409),
   IDEMPOTENCY_MISMATCH: row(Code.FailedPrecondition, 409),
   VERSION_MISMATCH: row(Code.FailedPrecondition, 412),
+  LEASE_HELD: row(Code.FailedPrecondition, 409),
   STATE_CONFLICT: row(Code.FailedPrecondition, 409),
   SUPERSEDED: row(Code.Aborted, 409),
   QUOTA_EXCEEDED: row(Code.ResourceExhausted, 403),

@@ -22,6 +22,20 @@ const argument = z
   .max(LIMITS.argvBytes)
   .regex(/^[^\0]*$/, "no NUL");
 
+export const RESTART_POLICIES = ["no", "on-failure", "always"] as const;
+
+const metadataKey = z
+  .string()
+  .min(1)
+  .max(256)
+  .regex(/^[^\0]*$/, "no NUL");
+const metadataValue = z
+  .string()
+  .max(4096)
+  .regex(/^[^\0]*$/, "no NUL");
+export const Metadata = z.record(metadataKey, metadataValue).meta({ id: "Metadata" });
+export const MetadataValue = z.strictObject({ value: metadataValue }).meta({ id: "MetadataValue" });
+
 export const MachineConfig = z
   .strictObject({
     image: z.string().min(1).max(1024).meta({ description: "OCI reference by tag or digest" }),
@@ -81,7 +95,25 @@ export const MachineConfig = z
           .meta({ description: "Seconds until the machine is killed" }),
       })
       .prefault({}),
-    metadata: z.record(z.string().max(256), z.string().max(4096)).default({}),
+    restart: z
+      .strictObject({
+        policy: z.enum(RESTART_POLICIES).default("no").meta({
+          description:
+            "When a run has ended by itself; on-failure: with another exit code than 0, or without one",
+        }),
+        max_retries: z
+          .int()
+          .min(0)
+          .max(1_000_000)
+          .default(10)
+          .meta({ description: "Runs in a row that end within a minute; for on-failure" }),
+      })
+      .prefault({}),
+    auto_destroy: z
+      .boolean()
+      .default(false)
+      .meta({ description: "Remove the machine when it has ended and is not to be restarted" }),
+    metadata: z.record(metadataKey, metadataValue).default({}),
   })
   .meta({ id: "MachineConfig" });
 export type MachineConfig = z.infer<typeof MachineConfig>;
@@ -91,6 +123,40 @@ export const CreateMachineRequest = z
   .strictObject({ name: name.optional(), config: MachineConfig })
   .meta({ id: "CreateMachineRequest" });
 export type CreateMachineRequest = z.input<typeof CreateMachineRequest>;
+
+/** RFC 7396 on the machine's config: what is null goes back to its default. */
+export const PatchMachineRequest = z
+  .strictObject({ config: z.record(z.string(), z.unknown()) })
+  .meta({ id: "PatchMachineRequest" });
+
+export const ReplaceMachineRequest = z
+  .strictObject({ config: MachineConfig })
+  .meta({ id: "ReplaceMachineRequest" });
+
+export const LeaseRequest = z
+  .strictObject({
+    ttl: z
+      .int()
+      .min(1)
+      .max(3_600)
+      .default(60)
+      .meta({ description: "Seconds; asking again with the nonce renews it" }),
+    description: z.string().max(256).optional(),
+  })
+  .meta({ id: "LeaseRequest" });
+
+export const Lease = z
+  .object({
+    nonce: z
+      .string()
+      .optional()
+      .meta({ description: "Only for the one who has it: goes into leveret-machine-lease-nonce" }),
+    owner: z.string().meta({ description: "Id of the token that took it" }),
+    description: z.string().nullable(),
+    expires_at: z.string(),
+  })
+  .meta({ id: "Lease" });
+export type Lease = z.infer<typeof Lease>;
 
 export const StopMachineRequest = z
   .strictObject({
@@ -143,6 +209,8 @@ export const Machine = z
       .nullable()
       .meta({ description: "Why it is not running: a reason of the error table" }),
     status_message: z.string().nullable(),
+    restarts: z.int().meta({ description: "By the restart policy, in a row" }),
+    restart_at: z.string().nullable().meta({ description: "When the next run is due" }),
     exit_code: z.int().nullable(),
     exit_signal: z.int().nullable(),
     boot_us: z

@@ -14,6 +14,7 @@ import { eventRoutes } from "./routes/events.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
 import { logRoutes } from "./routes/logs.ts";
+import { machineConfigRoutes } from "./routes/machine-config.ts";
 import { machineRoutes } from "./routes/machines.ts";
 import { projectRoutes } from "./routes/projects.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -58,6 +59,7 @@ export function createApp(deps: HttpDeps, version: string): App {
   );
   healthRoutes(app, deps);
   machineRoutes(app, deps);
+  machineConfigRoutes(app, deps);
   logRoutes(app, deps);
   eventRoutes(app, deps);
   // Before /v1/hosts/{id}: "tokens" is no host.

@@ -29,6 +29,8 @@ export function machineView(
     image_digest: row.imageDigest,
     status_reason: row.statusReason,
     status_message: row.statusMessage,
+    restarts: row.restarts,
+    restart_at: row.restartAt?.toISOString() ?? null,
     exit_code: row.exitCode,
     exit_signal: row.exitSignal,
     boot_us: row.bootUs,

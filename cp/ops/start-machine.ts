@@ -7,6 +7,7 @@ import { getPlacement, reserveAgain } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { transact, type Deps } from "./deps.ts";
 import { issueStart } from "./issue.ts";
+import { checkLease } from "./lease.ts";
 import { needOf, place, viewOf } from "./place.ts";
 import { checkQuota } from "./projects.ts";
 import { choose } from "../core/placement.ts";
@@ -16,20 +17,23 @@ import { choose } from "../core/placement.ts";
  * it is. Throws MACHINE_NOT_FOUND, STATE_CONFLICT, NO_CAPACITY, HOST_UNAVAILABLE,
  * QUOTA_EXCEEDED.
  */
-export async function startMachine(deps: Deps, id: string): Promise<MachineRow> {
+export async function startMachine(deps: Deps, id: string, nonce?: string): Promise<MachineRow> {
   return transact(deps, async (tx, effects) => {
     const machine = await lockMachine(tx, id);
     if (machine === undefined) throw new LvError("MACHINE_NOT_FOUND", `No machine ${id}`);
+    await checkLease(tx, machine, nonce);
     if (machine.desiredState === "destroyed")
       throw new LvError("STATE_CONFLICT", `Cannot start "${machine.name}": it is being destroyed`);
-    if (machine.desiredState === "started") return machine;
+    // One that waits for its next run gets it now.
+    if (machine.desiredState === "started" && machine.restartAt === null) return machine;
     if (!isAtRest(machine.observedState) && machine.observedState !== "stopping")
       throw new LvError(
         "STATE_CONFLICT",
         `Cannot start "${machine.name}": it is ${machine.observedState} and was asked to stop`,
       );
     const hostId = await makeRoom(tx, machine);
-    const row = await issueStart(tx, effects, machine, hostId, { type: "start", source: "user" });
+    const fresh = { ...machine, restarts: 0 };
+    const row = await issueStart(tx, effects, fresh, hostId, { type: "start", source: "user" });
     await checkQuota(tx, machine.projectId, needOf(machine.config));
     return row;
   });

@@ -18,6 +18,9 @@ type Route = { method: string; path: string; access: string | undefined };
 /** A body that passes validation, for the routes that refuse none. */
 const BODIES: Record<string, unknown> = {
   "POST /v1/machines": { config: { image: "busybox" } },
+  "PATCH /v1/machines/{id}": { config: {} },
+  "POST /v1/machines/{id}": { config: { image: "busybox" } },
+  "POST /v1/machines/{id}/metadata/{key}": { value: "v" },
   "POST /v1/projects": { name: "other" },
   "PATCH /v1/projects/{id}": { quotas: {} },
   "POST /v1/tokens": { name: "x" },

@@ -1,4 +1,4 @@
-import { desc, eq } from "drizzle-orm";
+import { desc, eq, lt, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { events, type EventRow } from "../schema/events.ts";
 
@@ -6,6 +6,12 @@ export type NewEvent = Omit<typeof events.$inferInsert, "xid" | "sequence" | "cr
 
 export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
   await tx.insert(events).values(event);
+}
+
+export async function pruneEvents(tx: Db, olderThanS: number): Promise<void> {
+  await tx
+    .delete(events)
+    .where(lt(events.createdAt, sql`now() - make_interval(secs => ${olderThanS})`));
 }
 
 /** Newest first. */

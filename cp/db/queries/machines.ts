@@ -1,4 +1,16 @@
-import { and, asc, count, desc, eq, inArray, ne, notInArray, sql } from "drizzle-orm";
+import {
+  and,
+  asc,
+  count,
+  desc,
+  eq,
+  inArray,
+  lte,
+  ne,
+  notInArray,
+  sql,
+  type SQL,
+} from "drizzle-orm";
 import type { MachineState } from "../../../proto/states.ts";
 import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
@@ -6,7 +18,11 @@ import { machines, type MachineRow } from "../schema/machines.ts";
 import { ops } from "../schema/ops.ts";
 
 export type NewMachine = typeof machines.$inferInsert;
-export type MachineChange = Partial<Omit<MachineRow, "id" | "createdAt" | "updatedAt">>;
+export type MachineChange = Partial<
+  Omit<MachineRow, "id" | "createdAt" | "updatedAt" | "restartAt"> & {
+    restartAt: Date | SQL<Date> | null;
+  }
+>;
 
 /** States that a dropped link turns into "unknown". */
 const LIVE: MachineState[] = ["starting", "started", "stopping"];
@@ -26,6 +42,28 @@ export async function lockMachine(tx: Db, id: string): Promise<MachineRow | unde
 export async function getMachine(tx: Db, id: string): Promise<MachineRow | undefined> {
   const [row] = await tx.select().from(machines).where(eq(machines.id, id));
   return row;
+}
+
+/** A time of the database's clock. */
+export function afterNow(ms: number): SQL<Date> {
+  return sql<Date>`now() + make_interval(secs => ${ms / 1000})`;
+}
+
+/** At rest, with a run that is due. */
+export function findRestartsDue(tx: Db, limit: number): Promise<{ id: string }[]> {
+  return tx
+    .select({ id: machines.id })
+    .from(machines)
+    .innerJoin(hosts, eq(hosts.id, machines.hostId))
+    .where(
+      and(
+        lte(machines.restartAt, sql`now()`),
+        inArray(machines.observedState, ["stopped", "failed"]),
+        eq(hosts.state, "ready"),
+      ),
+    )
+    .orderBy(asc(machines.restartAt))
+    .limit(limit);
 }
 
 export async function updateMachine(

@@ -1,4 +1,4 @@
-import { and, asc, eq, inArray, ne, or, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, lt, ne, or, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { machines, type MachineRow } from "../schema/machines.ts";
 import { ops, type OpCommand, type OpRow, type OpState } from "../schema/ops.ts";
@@ -119,4 +119,9 @@ export async function closeOps(tx: Db, machineId: string): Promise<void> {
     .update(ops)
     .set({ state: "superseded", finishedAt: sql`now()` })
     .where(and(eq(ops.machineId, machineId), inArray(ops.state, OPEN)));
+}
+
+/** Ops that ended so long ago that no repeated Result can name them. */
+export async function pruneOps(tx: Db, olderThanS: number): Promise<void> {
+  await tx.delete(ops).where(lt(ops.finishedAt, sql`now() - make_interval(secs => ${olderThanS})`));
 }

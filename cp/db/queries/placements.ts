@@ -83,6 +83,19 @@ export async function reserveAgain(tx: Db, machineId: string): Promise<boolean> 
   return true;
 }
 
+/** For a machine at rest: what its next run takes. */
+export async function resizePlacement(
+  tx: Db,
+  machineId: string,
+  need: Pick<Need, "cpus" | "memoryMib">,
+): Promise<void> {
+  const { cpus, memoryMib } = need;
+  await tx
+    .update(placements)
+    .set({ cpus, memoryMib })
+    .where(and(eq(placements.machineId, machineId), eq(placements.running, false)));
+}
+
 /** Gives everything back. Idempotent. The machine's row is locked. */
 export async function removePlacement(tx: Db, machineId: string): Promise<void> {
   const row = await getPlacement(tx, machineId);

@@ -40,6 +40,14 @@ export const machines = pgTable(
     exitCode: integer("exit_code"),
     exitSignal: integer("exit_signal"),
     bootUs: bigint("boot_us", { mode: "number" }),
+    /** Runs that the restart policy has begun in a row. */
+    restarts: integer("restarts").notNull().default(0),
+    /** The next run is due then; null = none is. */
+    restartAt: timestamp("restart_at", { withTimezone: true }),
+    leaseNonce: text("lease_nonce"),
+    leaseOwner: text("lease_owner"),
+    leaseDescription: text("lease_description"),
+    leaseExpiresAt: timestamp("lease_expires_at", { withTimezone: true }),
     version: integer("version").notNull().default(1),
     createdAt: timestamp("created_at", { withTimezone: true }).notNull().defaultNow(),
     updatedAt: timestamp("updated_at", { withTimezone: true }).notNull().defaultNow(),
@@ -51,6 +59,9 @@ export const machines = pgTable(
       .on(table.projectId, table.name)
       .where(sql`${table.desiredState} <> 'destroyed'`),
     index("machines_host").on(table.hostId),
+    index("machines_restart")
+      .on(table.restartAt)
+      .where(sql`${table.restartAt} is not null`),
     index("machines_created").on(table.projectId, table.createdAt),
   ],
 );

@@ -1,11 +1,6 @@
 import { LIMITS } from "../../../lib/limits.ts";
 import { LvError } from "../../../proto/errors.ts";
-import {
-  CreateMachineRequest,
-  Machine,
-  StopMachineRequest,
-  type MachineConfig,
-} from "../../../proto/rest.ts";
+import { CreateMachineRequest, Machine, StopMachineRequest } from "../../../proto/rest.ts";
 import { MACHINE_STATES, type MachineState } from "../../../proto/states.ts";
 import { listEvents } from "../../db/queries/events.ts";
 import { listMachines } from "../../db/queries/machines.ts";
@@ -13,12 +8,22 @@ import { createMachine } from "../../ops/create-machine.ts";
 import { destroyMachine } from "../../ops/destroy-machine.ts";
 import { findMachine } from "../../ops/find.ts";
 import { startMachine } from "../../ops/start-machine.ts";
-import { stopMachine } from "../../ops/stop-machine.ts";
+import { restartMachine, stopMachine, type StopRequest } from "../../ops/stop-machine.ts";
 import { waitForState } from "../../ops/wait.ts";
 import { guard } from "../auth.ts";
 import type { Context } from "hono";
 import type { App, Env, HttpDeps } from "../deps.ts";
-import { createRoute, failure, json, machineResponse, MachineRef, z } from "../schemas.ts";
+import {
+  createRoute,
+  failure,
+  json,
+  LeaseNonce,
+  machineResponse,
+  MachineRef,
+  nonce,
+  z,
+} from "../schemas.ts";
+import { checkSize } from "../sizes.ts";
 import { eventView, viewMachine, viewMachines } from "../view.ts";
 
 const EVENTS_SHOWN = 50;
@@ -70,7 +75,7 @@ const start = createRoute({
   method: "post",
   path: "/v1/machines/{id}/start",
   summary: "Start a machine that is at rest",
-  request: { params: MachineRef },
+  request: { params: MachineRef, headers: LeaseNonce },
   responses: { 200: machineResponse, default: failure },
   ...guard("write"),
 });
@@ -81,6 +86,20 @@ const stop = createRoute({
   summary: "Stop a machine",
   request: {
     params: MachineRef,
+    headers: LeaseNonce,
+    body: { required: false, content: { "application/json": { schema: StopMachineRequest } } },
+  },
+  responses: { 200: machineResponse, default: failure },
+  ...guard("write"),
+});
+
+const restart = createRoute({
+  method: "post",
+  path: "/v1/machines/{id}/restart",
+  summary: "Stop a machine, if it runs, and start it again",
+  request: {
+    params: MachineRef,
+    headers: LeaseNonce,
     body: { required: false, content: { "application/json": { schema: StopMachineRequest } } },
   },
   responses: { 200: machineResponse, default: failure },
@@ -91,7 +110,16 @@ const destroy = createRoute({
   method: "delete",
   path: "/v1/machines/{id}",
   summary: "Stop a machine and remove all it has",
-  request: { params: MachineRef, query: z.object({ force: z.string().optional() }) },
+  request: {
+    params: MachineRef,
+    headers: LeaseNonce,
+    query: z.object({
+      force: z.enum(["true", "false", "1", "0", ""]).optional().meta({
+        description:
+          "Do not wait for a host that is away; should it come back, it removes the machine",
+      }),
+    }),
+  },
   responses: { 200: machineResponse, default: failure },
   ...guard("write"),
 });
@@ -152,20 +180,28 @@ export function machineRoutes(app: App, deps: HttpDeps): void {
 
   app.openapi(start, async (c) => {
     const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
-    return c.json(await viewMachine(deps, await startMachine(deps, id)), 200);
+    return c.json(await viewMachine(deps, await startMachine(deps, id, nonce(c))), 200);
   });
 
   app.openapi(stop, async (c) => {
     const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
-    // Without a body the validator hands on nothing at all.
-    const body: z.infer<typeof StopMachineRequest> = c.req.valid("json") ?? {};
-    const request = { signal: body.signal, timeoutSeconds: body.timeout };
-    return c.json(await viewMachine(deps, await stopMachine(deps, id, request)), 200);
+    const request = stopOf(c.req.valid("json"));
+    return c.json(await viewMachine(deps, await stopMachine(deps, id, request, nonce(c))), 200);
+  });
+
+  app.openapi(restart, async (c) => {
+    const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
+    const request = stopOf(c.req.valid("json"));
+    return c.json(await viewMachine(deps, await restartMachine(deps, id, request, nonce(c))), 200);
   });
 
   app.openapi(destroy, async (c) => {
+    const force = ["true", "1", ""].includes(c.req.valid("query").force ?? "false");
     const { id } = await findMachine(deps, projectId(c), c.req.valid("param").id);
-    return c.json(await viewMachine(deps, await destroyMachine(deps, id)), 200);
+    return c.json(
+      await viewMachine(deps, await destroyMachine(deps, id, { force, nonce: nonce(c) })),
+      200,
+    );
   });
 
   app.openapi(wait, async (c) => {
@@ -176,6 +212,11 @@ export function machineRoutes(app: App, deps: HttpDeps): void {
     const row = await waitForState(deps, id, wanted, timeout * 1000, ended);
     return c.json(await viewMachine(deps, row), 200);
   });
+}
+
+/** Without a body the validator hands on nothing at all. */
+function stopOf(body: z.infer<typeof StopMachineRequest> | undefined): StopRequest {
+  return { signal: body?.signal, timeoutSeconds: body?.timeout };
 }
 
 function projectId(c: Context<Env>): string {
@@ -194,20 +235,6 @@ function parseStates(text: string): Set<MachineState> {
     states.add(state);
   }
   return states;
-}
-
-/** Bounds over several fields, which the schema cannot say. */
-function checkSize(config: MachineConfig): void {
-  const entries = Object.entries(config.env);
-  const envBytes = entries.reduce((sum, [k, v]) => sum + Buffer.byteLength(k + v) + 2, 0);
-  if (entries.length > LIMITS.envEntries)
-    throw new LvError("BAD_REQUEST", `config.env: more than ${LIMITS.envEntries} entries`);
-  if (envBytes > LIMITS.envBytes)
-    throw new LvError("BAD_REQUEST", `config.env: more than ${LIMITS.envBytes} bytes`);
-  const argv = [...(config.init.entrypoint ?? []), ...(config.init.cmd ?? [])];
-  const argvBytes = argv.reduce((sum, word) => sum + Buffer.byteLength(word) + 1, 0);
-  if (argvBytes > LIMITS.argvBytes)
-    throw new LvError("BAD_REQUEST", `config.init: more than ${LIMITS.argvBytes} bytes`);
 }
 
 function hash(value: unknown): string {

@@ -14,6 +14,8 @@ export type AgentContext = {
   hostId: HostId;
   version: string;
   fleet: Fleet;
+  /** Names this run of the agent, at random. */
+  instance: string;
   /** null = a plain link. */
   identity: Identity | null;
   /** In the place of link/transport.ts, for tests of the link without a network. */

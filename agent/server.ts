@@ -66,7 +66,8 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   cleanup.defer(() => fleet.close());
   await fleet.recover();
   const { version } = packageJson;
-  const context: AgentContext = { config, clock, log, hostId, fleet, version, identity };
+  const instance = crypto.randomUUID();
+  const context: AgentContext = { config, clock, log, hostId, fleet, version, instance, identity };
   const leaving = new AbortController();
   const finished = runLink(context, leaving.signal);
   // Whoever awaits `finished` hears of a refusal; without a handler it would end the process.

@@ -18,6 +18,7 @@ import type { Deps } from "./ops/deps.ts";
 import { restartDue } from "./ops/ended.ts";
 import { sweepHosts } from "./ops/host-down.ts";
 import { prune } from "./ops/prune.ts";
+import { endConflicts } from "./ops/instances.ts";
 import { reconcileHosts } from "./ops/reconcile.ts";
 
 const OUTBOX_POLL_MS = 1_000;
@@ -64,6 +65,7 @@ export function composePlane(options: PlaneOptions): Plane {
   const reconcile = async (): Promise<void> => {
     await sweepHosts(deps, replicaId, (origin) => registry.holds(origin));
     await closeRevoked(parts);
+    await endConflicts(deps);
     await closeRevoked(parts);
     await reconcileHosts(deps, registry.hostIds());
   };

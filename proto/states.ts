@@ -24,7 +24,8 @@ export type MachineState = (typeof MACHINE_STATES)[number];
 export const DESIRED_STATES = ["started", "stopped", "destroyed"] as const;
 export type DesiredState = (typeof DESIRED_STATES)[number];
 
-export const HOST_STATES = ["ready", "disconnected", "lost"] as const;
+/** "conflict": connected, but two agents with its key take turns; nothing is placed there. */
+export const HOST_STATES = ["ready", "conflict", "disconnected", "lost"] as const;
 export type HostState = (typeof HOST_STATES)[number];
 
 /** What can happen to a machine, seen from the control plane. */

@@ -4,6 +4,7 @@ import type { Hello } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { HostId } from "../../proto/ids.ts";
 import { activeKey } from "../db/queries/host-keys.ts";
 import { recountCommitted, registerHost } from "../db/queries/hosts.ts";
+import { inConflict } from "../ops/instances.ts";
 import type { Peer } from "../ops/authority.ts";
 import { transact, type Deps } from "../ops/deps.ts";
 import type { InventoryEntry } from "../ops/reconcile.ts";
@@ -50,7 +51,8 @@ export async function register(
   const epoch = await transact(deps, async (tx) => {
     if (peer !== null && (await activeKey(tx, hostId))?.keyHash !== peer.keyHash)
       throw new LvError("PERMISSION_DENIED", `This key does not speak for ${hostId} any more`);
-    const next = await registerHost(tx, fields);
+    const state = (await inConflict(tx, hostId, clean(hello.instance))) ? "conflict" : "ready";
+    const next = await registerHost(tx, fields, state);
     await recountCommitted(tx, hostId);
     return next;
   });

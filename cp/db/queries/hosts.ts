@@ -1,4 +1,4 @@
-import { and, asc, eq, gte, lt, or, type SQL, sql } from "drizzle-orm";
+import { and, asc, eq, gte, inArray, lt, or, type SQL, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts, type HostRow } from "../schema/hosts.ts";
 import { placements } from "../schema/placements.ts";
@@ -18,19 +18,26 @@ export type Registration = Pick<
   | "capacityDiskMib"
 >;
 
+/** A stream is open. */
+const connected = inArray(hosts.state, ["ready", "conflict"]);
+
 /**
- * One statement makes the host ready and begins its next epoch, by the database's
+ * One statement makes the host ready (or puts it into conflict) and begins its next epoch, by the database's
  * clock; what every older stream still writes then fails its `AND epoch`. Returns
  * the epoch. The caller's transaction holds the row's lock from here on.
  */
-export async function registerHost(tx: Db, host: Registration): Promise<number> {
+export async function registerHost(
+  tx: Db,
+  host: Registration,
+  state: "ready" | "conflict" = "ready",
+): Promise<number> {
   const { id: _, ...fields } = host;
   const [row] = await tx
     .insert(hosts)
-    .values({ ...host, state: "ready", epoch: 1, lastSeenAt: sql`now()` })
+    .values({ ...host, state, epoch: 1, lastSeenAt: sql`now()` })
     .onConflictDoUpdate({
       target: hosts.id,
-      set: { ...fields, state: "ready", epoch: sql`${hosts.epoch} + 1`, lastSeenAt: sql`now()` },
+      set: { ...fields, state, epoch: sql`${hosts.epoch} + 1`, lastSeenAt: sql`now()` },
     })
     .returning({ epoch: hosts.epoch });
   if (row === undefined) throw new Error("register returned no row");
@@ -57,6 +64,19 @@ export async function markDisconnected(tx: Db, hostId: string, epoch: number): P
   const rows = await tx
     .update(hosts)
     .set({ state: "disconnected", ownerReplica: null })
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), connected))
+    .returning({ id: hosts.id });
+  return rows.length > 0;
+}
+
+/**
+ * Takes the host from a replica whose lease ran out: disconnected under an epoch of its
+ * own, so that the former owner's writes touch nothing. False when it has moved on.
+ */
+export async function fenceHost(tx: Db, hostId: string, epoch: number): Promise<boolean> {
+  const rows = await tx
+    .update(hosts)
+    .set({ state: "disconnected", ownerReplica: null, epoch: epoch + 1 })
     .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), eq(hosts.state, "ready")))
     .returning({ id: hosts.id });
   return rows.length > 0;
@@ -67,7 +87,7 @@ export async function markAllDisconnected(tx: Db): Promise<string[]> {
   const rows = await tx
     .update(hosts)
     .set({ state: "disconnected", ownerReplica: null })
-    .where(eq(hosts.state, "ready"))
+    .where(connected)
     .returning({ id: hosts.id });
   return rows.map((row) => row.id);
 }
@@ -83,7 +103,7 @@ export function findAbandoned(
     .from(hosts)
     .where(
       and(
-        eq(hosts.state, "ready"),
+        connected,
         eq(hosts.ownerReplica, replicaId),
         lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${seconds})`),
       ),

@@ -163,7 +163,7 @@ export function markUnknown(tx: Db, hostId: string): Promise<MachineRow[]> {
   const down = tx
     .select({ id: hosts.id })
     .from(hosts)
-    .where(and(eq(hosts.id, hostId), ne(hosts.state, "ready")));
+    .where(and(eq(hosts.id, hostId), notInArray(hosts.state, ["ready", "conflict"])));
   return tx
     .update(machines)
     .set({

@@ -291,6 +291,13 @@ export declare type Hello = Message<"leveret.v1.Hello"> & {
    * @generated from field: string kvm = 9;
    */
   kvm: string;
+
+  /**
+   * Names this run of the agent, at random: two that take turns are two agents.
+   *
+   * @generated from field: string instance = 10;
+   */
+  instance: string;
 };
 
 /**

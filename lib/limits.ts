@@ -25,6 +25,7 @@ export const LIMITS = {
   // the link
   frameBytes: 4 << 20,
   sessionChunkBytes: 64 << 10,
+  sessionCreditBytes: 256 << 10,
   hubQueueFrames: 1_024,
   agentConcurrentOps: 8,
   heartbeatIntervalMs: 5_000,

@@ -141,7 +141,11 @@ async function enter(
     const origin = await register(deps, hello, replicaId, peer);
     const session = new HubSession(deps, progress, origin);
     if (authority !== null && peer !== null)
-      session.identity = { peer, renew: (csr) => renew(deps, authority, peer, csr) };
+      session.identity = {
+        peer,
+        notAfter: peer.notAfter,
+        renew: (csr) => renew(deps, authority, peer, csr),
+      };
     const earlier = registry.set(session);
     earlier?.supersede(Goodbye_Reason.SUPERSEDED);
     deps.log.info({ ...session.origin, hostname: hello.hostname }, "host connected");

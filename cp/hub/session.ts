@@ -37,7 +37,9 @@ type Payload = HubFrame["frame"];
 /** Of a stream with a certificate: whose it is, and how it gets the next one. */
 export type Identity = {
   peer: Peer;
-  renew(csr: Uint8Array): Promise<{ certificate: Uint8Array }>;
+  /** Of its newest certificate, unix milliseconds. */
+  notAfter: number;
+  renew(csr: Uint8Array): Promise<{ certificate: Uint8Array; notAfter: Date }>;
 };
 
 export class HubSession {
@@ -164,7 +166,7 @@ export class HubSession {
     const { frame } = message;
     switch (frame.case) {
       case "heartbeat":
-        if (!(await touchHost(database.db, hostId, epoch))) this.close();
+        if (!(await touchHost(database.db, hostId, epoch)) || this.#expired()) this.close();
         return;
       case "ack":
         await markAcked(database.db, frame.value.opId, hostId);
@@ -207,11 +209,19 @@ export class HubSession {
     }
   }
 
+  /** A stream may not outlive the certificates that it was opened or renewed with. */
+  #expired(): boolean {
+    if (this.identity === null || this.#deps.clock.now() < this.identity.notAfter) return false;
+    this.#deps.log.warn(this.origin, "the host's certificate has expired; closing the stream");
+    return true;
+  }
+
   /** A request that is refused is not answered: the certificate goes on until its end. */
   async #renew(csr: Uint8Array): Promise<void> {
     try {
       if (this.identity === null) return;
-      const { certificate } = await this.identity.renew(csr);
+      const { certificate, notAfter } = await this.identity.renew(csr);
+      this.identity.notAfter = notAfter.getTime();
       this.send({
         case: "certificate",
         value: { $typeName: "leveret.v1.CertificateIssued", certificate },

@@ -123,6 +123,28 @@ describe("the agent's link", () => {
     expect(text(rest.chunks)).toBe("line 48\nline 49\n");
   });
 
+  test("matrix: a slow reader stops the agent's session where its credit ends, and nothing else", async () => {
+    const stream = await hub.stream();
+    stream.send({ case: "op", value: startOp(id, 1, argv("count", "300")) });
+    await until("the run's end", () =>
+      stream.statuses.some(({ state }) => state === MachineState.STOPPED),
+    );
+    const sessionId = hub.openLogs(stream, id, { credit: 100n });
+    const session = await until("the session", () => hub.sessions.get(sessionId));
+    const sent = (): number => session.chunks.reduce((sum, { data }) => sum + data.length, 0);
+    await until("the credit to be used", () => sent() >= 100);
+    const beats = stream.received.length;
+    await until("heartbeats meanwhile", () => stream.received.length > beats + 1);
+    // No more than the piece that the last byte of credit was good for.
+    expect(sent()).toBeLessThan(100 + 64);
+    expect(session.end).toBeNull();
+    session.grant(1_000n);
+    await until("more", () => sent() >= 1_000);
+    session.grant(1_000_000n);
+    await until("the end", () => session.end);
+    expect(text(session.chunks)).toEndWith("line 299\n");
+  });
+
   test("following waits for a start that is still under way", async () => {
     const stream = await hub.stream();
     stream.send({ case: "op", value: startOp(id, 1, { image: "slow", ...argv("echo", "late") }) });

@@ -920,6 +920,13 @@ export declare type OpenSession = Message<"leveret.v1.OpenSession"> & {
     value: LogSession;
     case: "logs";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * Data bytes that may be sent before the first SessionCredit; 0 = without limit.
+   *
+   * @generated from field: uint64 credit_bytes = 4;
+   */
+  creditBytes: bigint;
 };
 
 /**
@@ -1043,6 +1050,12 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
      */
     value: SessionEnd;
     case: "end";
+  } | {
+    /**
+     * @generated from field: leveret.v1.SessionCredit credit = 4;
+     */
+    value: SessionCredit;
+    case: "credit";
   } | { case: undefined; value?: undefined };
 };
 
@@ -1051,6 +1064,24 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
  * Use `create(SessionFrameSchema)` to create a new message.
  */
 export declare const SessionFrameSchema: GenMessage<SessionFrame>;
+
+/**
+ * SessionCredit lets the other side send so many data bytes more: they were read.
+ *
+ * @generated from message leveret.v1.SessionCredit
+ */
+export declare type SessionCredit = Message<"leveret.v1.SessionCredit"> & {
+  /**
+   * @generated from field: uint64 bytes = 1;
+   */
+  bytes: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.SessionCredit.
+ * Use `create(SessionCreditSchema)` to create a new message.
+ */
+export declare const SessionCreditSchema: GenMessage<SessionCredit>;
 
 /**
  * @generated from message leveret.v1.SessionOpen

@@ -52,10 +52,10 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   cleanup.use(lockDirectory(config.dir));
   const journal = cleanup.use(new Journal(join(config.dir, "journal.sqlite")));
   const hostId = journal.hostId();
-  const { controlPlaneAddr, joinToken, dir } = config;
+  const { joinToken, dir } = config;
   const identity = config.insecureLink
     ? null
-    : await Identity.open({ dir, hostId, controlPlaneAddr, joinToken, clock, log });
+    : await Identity.open({ dir, hostId, joinToken, clock, log });
   const images = overrides.images ?? makeImages(config, clock, log);
   cleanup.defer(() => images.close());
   const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });

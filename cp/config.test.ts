@@ -11,8 +11,11 @@ test("without any variable the documented defaults hold", () => {
     grpcNames: [],
     secretKey: null,
     databaseUrl: null,
+    listenUrl: null,
+    replicaUrl: null,
     dataDir: "/var/lib/leveret/cp",
     bootstrapToken: null,
+    lostAfterS: 3_600,
     logLevel: "info",
   });
 });

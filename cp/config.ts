@@ -2,6 +2,8 @@
 import { z } from "zod";
 import { LvError } from "../proto/errors.ts";
 
+const LOST_AFTER_S = 3_600;
+
 const port = z.coerce.number().int().min(0).max(65_535);
 
 const Environment = z.object({
@@ -19,17 +21,31 @@ const Environment = z.object({
     .string()
     .regex(/^postgres(ql)?:\/\/./, "expected postgres://…")
     .optional(),
+  LEVERET_LISTEN_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\/./, "expected postgres://…")
+    .optional(),
+  LEVERET_REPLICA_URL: z
+    .string()
+    .regex(/^https?:\/\/[^\s/]+$/, "expected http://host:port")
+    .optional(),
   LEVERET_BOOTSTRAP_TOKEN: z
     .string()
     .regex(/^lvt_[0-9a-hjkmnp-tv-z]{32}$/, "expected lvt_ and 32 characters of base32")
     .optional(),
   LEVERET_CP_DIR: z.string().min(1).default("/var/lib/leveret/cp"),
+  LEVERET_LOST_AFTER: z.coerce.number().int().min(1).max(31_536_000).default(LOST_AFTER_S),
   LEVERET_LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"])
     .default("info"),
 });
 
-const SECRET = ["DATABASE_URL", "LEVERET_BOOTSTRAP_TOKEN", "LEVERET_SECRET_KEY"];
+const SECRET = [
+  "DATABASE_URL",
+  "LEVERET_LISTEN_URL",
+  "LEVERET_BOOTSTRAP_TOKEN",
+  "LEVERET_SECRET_KEY",
+];
 
 export type Config = {
   httpHost: string;
@@ -45,9 +61,15 @@ export type Config = {
   secretKey: string | null;
   /** null = run the embedded PostgreSQL in `dataDir`. */
   databaseUrl: string | null;
+  /** A PostgreSQL session that LISTEN outlasts a transaction on; null = databaseUrl. */
+  listenUrl: string | null;
+  /** Where other replicas reach our HTTP listener; null = where it listens. */
+  replicaUrl: string | null;
   dataDir: string;
   /** The first admin token, brought along; null = one is made and shown once. */
   bootstrapToken: string | null;
+  /** Seconds until a host that is away is `lost`. */
+  lostAfterS: number;
   logLevel: string;
 };
 
@@ -77,8 +99,11 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
       .filter((name) => name !== ""),
     secretKey: raw.LEVERET_SECRET_KEY ?? null,
     databaseUrl: raw.DATABASE_URL ?? null,
+    listenUrl: raw.LEVERET_LISTEN_URL ?? null,
+    replicaUrl: raw.LEVERET_REPLICA_URL ?? null,
     dataDir: raw.LEVERET_CP_DIR,
     bootstrapToken: raw.LEVERET_BOOTSTRAP_TOKEN ?? null,
+    lostAfterS: raw.LEVERET_LOST_AFTER,
     logLevel: raw.LEVERET_LOG_LEVEL,
   };
 }

@@ -6,6 +6,7 @@
  * The end is the reverse and takes at most DRAIN_MS before the database is closed:
  * agents get Goodbye and come back by themselves, SSE streams end, requests finish.
  */
+import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { LIMITS } from "../lib/limits.ts";
 import { LvError } from "../proto/errors.ts";
@@ -13,8 +14,10 @@ import { Goodbye_Reason } from "../proto/gen/leveret/v1/agent_pb.js";
 import { ReplicaId } from "../proto/ids.ts";
 import { checkLink, loadConfig, type Config } from "./config.ts";
 import { createContext, type Context, type ContextOverrides } from "./context.ts";
+import { clusterSecret } from "./db/queries/replicas.ts";
 import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
+import { RoutedLogs } from "./hub/routed-logs.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
@@ -60,20 +63,25 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   const context = starting.use(await createContext(config, overrides));
   const { log, database } = context;
   const shutdown = new AbortController();
-  const { deps, parts, periodic } = composePlane({
+  const plane = composePlane({
     database,
     clock: context.clock,
     log,
     replicaId: ReplicaId.create(),
+    replicaUrl: config.databaseUrl === null ? null : () => config.replicaUrl ?? httpUrl,
     authority: config.insecureLink
       ? null
       : await Authority.open(database.db, loadSecretKey(config), context.clock),
+    lostAfterS: config.lostAfterS,
     ...periodsOf(overrides),
   });
-  const { outbox, attachments, progress } = parts;
+  const { deps, parts, periodic } = plane;
+  const { outbox, attachments, progress, registry, replicaId } = parts;
   const madeToken = await makeFirstToken(context);
-  await allHostsDown(deps);
+  const secret = await clusterSecret(database.db, randomBytes(32).toString("hex"));
+  if (config.databaseUrl === null) await allHostsDown(deps);
 
+  starting.defer(() => plane.leave());
   starting.defer(() => outbox.idle());
   const hub = starting.use(
     await listenHub(parts, {
@@ -84,11 +92,11 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     }),
   );
   starting.defer(() => drainHub(parts, context));
-  for (const one of periodic) starting.use(startLoop({ ...one, clock: context.clock, log }));
   const app = createApp(
     {
       ...deps,
-      logs: attachments,
+      logs: new RoutedLogs(deps, registry, attachments, { id: replicaId, secret }),
+      internal: { secret, logs: attachments },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       shutdown: shutdown.signal,
@@ -96,6 +104,8 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     VERSION,
   );
   const httpUrl = listenHttp(app, config, shutdown, starting);
+  await plane.enter();
+  for (const one of periodic) starting.use(startLoop({ ...one, clock: context.clock, log }));
   const running = starting.move();
   let stopping = false;
   log.info({ httpUrl, grpcAddr: hub.address }, "control plane is ready");

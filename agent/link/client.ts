@@ -6,6 +6,9 @@
  *   Goodbye SUPERSEDED  another agent speaks for this host: try again, but slowly
  *   Goodbye SHUTDOWN    the control plane restarts: come back when it says, jittered
  *   Goodbye REJECTED    stop; run() throws
+ *
+ * With several addresses each attempt goes to the next one: a replica that stands
+ * still takes connections and never answers.
  */
 import { Backoff } from "../../lib/backoff.ts";
 import { LIMITS } from "../../lib/limits.ts";
@@ -25,12 +28,19 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
     baseMs: LIMITS.reconnectBaseMs,
     capMs: LIMITS.reconnectCapMs,
   });
+  const addresses = context.config.controlPlaneAddr.split(",");
+  // Not all hosts at the first replica.
+  let at = Math.floor(Math.random() * addresses.length);
   while (!signal.aborted) {
-    const session = new ControlSession(context, state);
+    const controlPlaneAddr = addresses[at % addresses.length] ?? "";
+    at += 1;
+    // The sessions that a replica asks for are dialled to that replica as well.
+    const config = { ...context.config, controlPlaneAddr };
+    const session = new ControlSession({ ...context, config }, state);
     const began = clock.now();
     let end: StreamEnd = { welcomed: false, goodbye: null };
     try {
-      await context.identity?.ensure(signal);
+      await context.identity?.ensure(signal, controlPlaneAddr);
       end = await session.run(signal);
       log.info("the control stream has ended");
     } catch (error) {

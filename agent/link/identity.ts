@@ -26,7 +26,6 @@ import { findAuthority } from "./trust.ts";
 export type IdentityOptions = {
   dir: string;
   hostId: HostId;
-  controlPlaneAddr: string;
   /** null = none was given. */
   joinToken: string | null;
   clock: Clock;
@@ -75,10 +74,10 @@ export class Identity {
    * Enrolls when that is needed; one try. Throws CONFIG_INVALID for what only a person
    * can put right, LINK_LOST and the like for what may pass.
    */
-  async ensure(signal: AbortSignal): Promise<void> {
+  async ensure(signal: AbortSignal, controlPlaneAddr: string): Promise<void> {
     if (!this.#mustEnroll()) return;
     if (this.#token === null) throw this.#noWayIn();
-    const { controlPlaneAddr, hostId, joinToken, log } = this.#options;
+    const { hostId, joinToken, log } = this.#options;
     const ca = await findAuthority(controlPlaneAddr, this.#token.caHash, signal);
     using link = dial(
       { controlPlaneAddr, insecureLink: false },

@@ -19,15 +19,28 @@ export type Database = AsyncDisposable & {
   transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>;
   /** Throws DATABASE_UNAVAILABLE when the server does not answer. */
   ping(): Promise<void>;
+  /** To all who listen, this process included; less than 8,000 bytes. */
+  notify(payload: string): Promise<void>;
+  /** On a connection of its own, opened again when it breaks; what is said meanwhile is lost. */
+  listen(onPayload: (payload: string) => void): Promise<AsyncDisposable>;
+};
+
+export type DatabaseOptions = {
+  /** Keeps statements in PostgreSQL's sessions, which a pooler would mix up. */
+  prepare?: boolean;
+  /** For `listen`, when the other address leads to a pooler. */
+  listenUrl?: string | null;
 };
 
 type Options = {
+  prepare?: boolean;
   max: number;
   connect_timeout?: number;
   onnotice: () => undefined;
   backoff?: (attempt: number) => number;
 };
 
+const CHANNEL = "leveret";
 const POOL_SIZE = 16;
 const CONNECT_TIMEOUT_S = 5;
 const TRANSACTION_ATTEMPTS = 5;
@@ -39,9 +52,10 @@ const TRANSACTION_ATTEMPTS = 5;
  */
 export async function openDatabase(
   where: string | Address,
-  prepare: boolean = typeof where !== "string",
+  { prepare = typeof where !== "string", listenUrl = null }: DatabaseOptions = {},
 ): Promise<Database> {
   const options = {
+    prepare,
     max: POOL_SIZE,
     connect_timeout: CONNECT_TIMEOUT_S,
     onnotice: () => undefined,
@@ -64,8 +78,26 @@ export async function openDatabase(
         throw fromDatabase(error);
       });
     },
+    notify: async (payload) => {
+      await sql`select pg_notify(${CHANNEL}, ${payload})`;
+    },
+    listen: (onPayload) => listen(listenUrl ?? where, onPayload),
     [Symbol.asyncDispose]: () => sql.end({ timeout: 2 }),
   };
+}
+
+async function listen(
+  where: string | Address,
+  onPayload: (payload: string) => void,
+): Promise<AsyncDisposable> {
+  const sql = connect(where, { max: 1, onnotice: () => undefined });
+  try {
+    await sql.listen(CHANNEL, onPayload);
+  } catch (error) {
+    await sql.end({ timeout: 1 });
+    throw fromDatabase(error);
+  }
+  return { [Symbol.asyncDispose]: () => sql.end({ timeout: 1 }) };
 }
 
 /** A replica that starts at the same moment makes the same tables: whoever loses looks again. */

@@ -13,6 +13,7 @@ import { enrolmentRoutes } from "./routes/enrolment.ts";
 import { eventRoutes } from "./routes/events.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
+import { internalRoutes } from "./routes/internal.ts";
 import { logRoutes } from "./routes/logs.ts";
 import { machineConfigRoutes } from "./routes/machine-config.ts";
 import { machineRoutes } from "./routes/machines.ts";
@@ -35,6 +36,7 @@ export function createApp(deps: HttpDeps, version: string): App {
     c.header("x-request-id", requestId);
     await next();
   });
+  internalRoutes(app, deps.internal, deps.shutdown);
   const tokens = new TokenDirectory(deps);
   // Before the body is read: what has no token costs nothing.
   app.use(authenticate(deps, tokens), audited(deps), minimum());

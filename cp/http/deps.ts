@@ -6,10 +6,12 @@ import type { Deps } from "../ops/deps.ts";
 import type { LogSource } from "../ops/follow-logs.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
 import type { z } from "zod";
+import type { Internal } from "./routes/internal.ts";
 
 export type HttpDeps = Deps & {
   logs: LogSource;
   hosts: HostsAdmin;
+  internal: Internal;
   progress(machineId: string): z.infer<typeof ImageProgress> | null;
   /** Aborts when the process ends: streams that would never end by themselves do. */
   shutdown: AbortSignal;

@@ -43,7 +43,7 @@ export async function benchPlace(args: string[], say: Say): Promise<Figure[]> {
     },
   });
   const clients = Number(values.clients);
-  await using database = await openDatabase(await createDatabase(), true);
+  await using database = await openDatabase(await createDatabase(), { prepare: true });
   const deps: Deps = {
     database,
     clock: systemClock,

@@ -20,6 +20,10 @@ export class SharedStore {
   awayUntil = 0;
   #tail: Promise<void> = Promise.resolve();
 
+  /** NOTIFY: heard by those who listen, or lost. */
+  readonly listeners = new Set<(payload: string) => void>();
+  notify: (payload: string) => void = () => undefined;
+
   constructor(engine: SqlEngine, mutate: Mutation = (sql) => sql) {
     this.engine = engine;
     this.mutate = mutate;
@@ -95,6 +99,18 @@ export class SimDatabase implements Database {
 
   ping(): Promise<void> {
     return Promise.resolve();
+  }
+
+  notify(payload: string): Promise<void> {
+    this.#store.notify(payload);
+    return Promise.resolve();
+  }
+
+  listen(onPayload: (payload: string) => void): Promise<AsyncDisposable> {
+    const { listeners } = this.#store;
+    listeners.add(onPayload);
+    this.#process.onDeath(() => listeners.delete(onPayload));
+    return Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve() });
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -53,6 +53,14 @@ export function checkCapacity(engine: SqlEngine): void {
   }
 }
 
+/** For the one who reads a failing seed. */
+export function describeStore(engine: SqlEngine): string {
+  const ops = engine.query("SELECT * FROM ops WHERE state IN ('pending', 'sent', 'acked')");
+  const hosts = engine.query("SELECT id, hostname, state, epoch, owner_replica FROM hosts");
+  const replicas = engine.query("SELECT * FROM replicas");
+  return [...ops, ...hosts, ...replicas].map((row) => JSON.stringify(row)).join("\n");
+}
+
 /** Null when the fleet is as the users last asked; else what is not. */
 export function checkRest(
   engine: SqlEngine,

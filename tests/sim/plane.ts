@@ -1,7 +1,6 @@
 /** The real control plane above SQL and below HTTP, as a process that can die or stand still. */
 import { startLoop } from "../../cp/loops.ts";
 import { hubService } from "../../cp/hub/service.ts";
-import { allHostsDown } from "../../cp/ops/host-down.ts";
 import type { Deps } from "../../cp/ops/deps.ts";
 import { composePlane } from "../../cp/plane.ts";
 import { silentLog } from "../../lib/log.ts";
@@ -38,6 +37,7 @@ export class SimPlane {
       log: silentLog(),
       replicaId: ReplicaId.create(),
       authority: null,
+      replicaUrl: () => `sim://${name}`,
     });
     this.deps = this.#plane.deps;
     const { promise, reject } = Promise.withResolvers<never>();
@@ -51,7 +51,7 @@ export class SimPlane {
 
   async start(): Promise<void> {
     const { deps, parts, periodic } = this.#plane;
-    await allHostsDown(deps);
+    await this.#plane.enter();
     for (const { name, ms, work } of periodic)
       startLoop({ name, ms, work, clock: deps.clock, log: deps.log });
     const service = hubService(parts);

@@ -14,7 +14,7 @@ import { MachineConfig } from "../../proto/rest.ts";
 import { SimAgent } from "./agent.ts";
 import { SharedStore, type Mutation } from "./database.ts";
 import { RunLedger, Violation } from "./driver.ts";
-import { checkCapacity, checkRest } from "./invariants.ts";
+import { checkCapacity, checkRest, describeStore } from "./invariants.ts";
 import { Network, type FrameMutation } from "./network.ts";
 import { SimPlane } from "./plane.ts";
 import { Random, seedProcess } from "./random.ts";
@@ -36,6 +36,7 @@ export type Bugs = { sql?: Mutation; frame?: FrameMutation };
 export type Outcome = { seed: number; steps: number; machines: number };
 
 const HOSTS = 3;
+const REPLICAS = 2;
 const ACTIVE_MS = 12_000;
 /** Back-off of the link, its slow return after SUPERSEDED, and two reconcile periods. */
 const CONVERGE_MS = 70_000;
@@ -68,7 +69,7 @@ class Life implements Disposable {
   readonly #network: Network;
   readonly #agents: SimAgent[] = [];
   readonly #promised = new Map<string, Promised>();
-  #plane: SimPlane;
+  readonly #planes: SimPlane[] = [];
   #begun = 0;
   #checkedWrites = -1;
 
@@ -82,7 +83,7 @@ class Life implements Disposable {
     const rare = (): number => (random.chance(0.5) ? 0 : random.next() * 0.04);
     const faults = { duplicate: rare(), swap: rare(), lose: rare() / 4, slow: rare() };
     this.#network = new Network(this.#scheduler, random, faults, bugs.frame);
-    this.#plane = this.#newPlane();
+    this.#store.notify = (payload) => this.#notify(payload);
   }
 
   async run(): Promise<Outcome> {
@@ -92,7 +93,11 @@ class Life implements Disposable {
       DEFAULT_PROJECT,
       "default",
     ]);
-    await this.#drive(this.#plane.start());
+    for (let number = 0; number < REPLICAS; number += 1) {
+      const plane = new SimPlane(`cp-${number}`, this.#world());
+      this.#planes.push(plane);
+      await this.#drive(plane.start());
+    }
     for (let number = 0; number < HOSTS; number += 1) {
       const skew = this.#random.chance(0.3) ? this.#random.between(-600_000, 600_000) : 0;
       const world = this.#world();
@@ -112,7 +117,7 @@ class Life implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#plane.process.die();
+    for (const plane of this.#planes) plane.process.die();
     for (const agent of this.#agents) agent[Symbol.dispose]();
   }
 
@@ -126,8 +131,17 @@ class Life implements Disposable {
     };
   }
 
-  #newPlane(): SimPlane {
-    return new SimPlane("cp", this.#world());
+  /** Lost as often as not: it is a hint. */
+  #notify(payload: string): void {
+    if (this.#random.chance(0.5)) return;
+    for (const listener of this.#store.listeners)
+      this.#at(this.#random.between(0, 5), () => listener(payload));
+  }
+
+  /** Any that is alive; when none is, requests fail at once. */
+  #anyPlane(): SimPlane {
+    const alive = this.#planes.filter(({ process }) => !process.dead);
+    return this.#random.pick(alive.length === 0 ? this.#planes : alive);
   }
 
   #tell(line: string): void {
@@ -169,7 +183,9 @@ class Life implements Disposable {
       const wrong = checkRest(this.#engine, this.#agents, this.#ledger, this.#promised);
       if (wrong === null) return;
       if (this.#scheduler.now >= by || !(await this.#step(by)))
-        throw new Violation(`not at rest ${CONVERGE_MS / 1000} s after the last fault: ${wrong}`);
+        throw new Violation(
+          `not at rest ${CONVERGE_MS / 1000} s after the last fault: ${wrong}\n${describeStore(this.#engine)}`,
+        );
     }
   }
 
@@ -183,7 +199,7 @@ class Life implements Disposable {
     const wish = roll < 0.4 ? "stopped" : roll < 0.75 ? "started" : "destroyed";
     this.#tell(`ask ${machine.id} to be ${wish}`);
     machine.busy = true;
-    const { deps, died } = this.#plane;
+    const { deps, died } = this.#anyPlane();
     const stop = { signal: undefined, timeoutSeconds: undefined };
     const work =
       wish === "stopped"
@@ -226,7 +242,7 @@ class Life implements Disposable {
     const request = { projectId: DEFAULT_PROJECT, name: undefined, config, idempotency };
     let first: string | null = null;
     for (let attempt = 0; attempt < 50; attempt += 1) {
-      const { deps, died } = this.#plane;
+      const { deps, died } = this.#anyPlane();
       try {
         const { id } = await Promise.race([createMachine(deps, request), died]);
         if (first !== null && first !== id)
@@ -247,7 +263,9 @@ class Life implements Disposable {
   #fault(): void {
     const agent = this.#random.pick(this.#agents);
     const ms = this.#random.between(50, this.#random.pick([500, 5_000, 20_000]));
+    const plane = this.#random.pick(this.#planes);
     const { name } = agent.host;
+    const cp = plane.process.name;
     switch (this.#random.between(0, 6)) {
       case 0:
         this.#tell(`${name}: agent killed for ${ms} ms`);
@@ -258,14 +276,14 @@ class Life implements Disposable {
         agent.process.onDeath(() => this.#restartAgent(agent, ms));
         return;
       case 2:
-        this.#tell(`cp killed for ${ms} ms`);
-        return this.#killPlane(0, ms);
+        this.#tell(`${cp} killed for ${ms} ms`);
+        return this.#killPlane(plane, 0, ms);
       case 3:
-        this.#tell("cp will die at a statement");
-        return this.#killPlane(this.#random.between(1, 60), ms);
+        this.#tell(`${cp} will die at a statement`);
+        return this.#killPlane(plane, this.#random.between(1, 60), ms);
       case 4:
-        this.#tell(`cp frozen for ${ms} ms`);
-        return this.#plane.freeze(ms);
+        this.#tell(`${cp} frozen for ${ms} ms`);
+        return plane.freeze(ms);
       case 5:
         this.#tell(`${name}: cut off for ${ms} ms`);
         return this.#network.cut(agent.process, ms);
@@ -297,18 +315,18 @@ class Life implements Disposable {
     });
   }
 
-  #killPlane(afterStatements: number, ms: number): void {
-    const plane = this.#plane;
+  #killPlane(plane: SimPlane, afterStatements: number, ms: number): void {
     if (plane.process.dead) return;
     plane.process.onDeath(() => this.#at(ms, () => this.#restartPlane(plane)));
     plane.kill(afterStatements);
   }
 
   #restartPlane(died: SimPlane): void {
-    if (this.#plane !== died) return;
-    this.#tell("cp starts");
-    const plane = this.#newPlane();
-    this.#plane = plane;
+    const at = this.#planes.indexOf(died);
+    if (at < 0) return;
+    this.#tell(`${died.process.name} starts`);
+    const plane = new SimPlane(died.process.name, this.#world());
+    this.#planes[at] = plane;
     void plane.start().catch(() => {
       // The database is away: systemd tries again.
       plane.process.die();

@@ -36,17 +36,19 @@ export type CallInit = { headers?: Record<string, string>; raw?: string; route?:
 export async function startApi(): Promise<Api> {
   const database = await openDatabase(await createDatabase());
   const woken: string[] = [];
+  const logs: HttpDeps["logs"] = {
+    openLogs: () => {
+      throw new LvError("HOST_UNAVAILABLE", "no hub here");
+    },
+  };
   const deps: HttpDeps = {
     database,
     clock: systemClock,
     log: silentLog(),
     changes: new Changes(),
     wake: (hostId) => void woken.push(hostId),
-    logs: {
-      openLogs: () => {
-        throw new LvError("HOST_UNAVAILABLE", "no hub here");
-      },
-    },
+    logs,
+    internal: { secret: "a secret of the replicas", logs },
     hosts: {
       issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
       revoke: () => Promise.resolve(0),

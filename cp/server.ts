@@ -42,6 +42,7 @@ export type Overrides = ContextOverrides &
     config?: Partial<Config>;
     env?: Record<string, string | undefined>;
     pingIntervalMs?: number;
+    strangerMs?: number;
   };
 
 export type ControlPlane = AsyncDisposable & {
@@ -89,6 +90,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       port: config.grpcPort,
       tls: (await parts.authority?.serverCredentials(config.grpcNames)) ?? null,
       pingIntervalMs: overrides.pingIntervalMs ?? LIMITS.pingIntervalMs,
+      strangerMs: overrides.strangerMs ?? LIMITS.strangerMs,
     }),
   );
   starting.defer(() => drainHub(parts, context));

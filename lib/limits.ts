@@ -39,6 +39,8 @@ export const LIMITS = {
   joinTokenTtlMaxS: 30 * 86_400,
   hostCertificateDays: 30,
   enrollTimeoutMs: 15_000,
+  /** What a connection without a certificate of ours has, to enroll. */
+  strangerMs: 30_000,
   // images
   imagePullTimeoutMs: 30 * 60_000,
   registryRequestTimeoutMs: 30_000,

@@ -25,6 +25,7 @@ export async function listenHub(
     host: string;
     port: number;
     pingIntervalMs?: number;
+    strangerMs?: number;
     /** null = plain h2c. */
     tls: ServerCredentials | null;
   },
@@ -48,8 +49,14 @@ export async function listenHub(
   server.on("session", (session) => {
     sessions.add(session);
     const stop = keepAlive(session, options.pingIntervalMs ?? LIMITS.pingIntervalMs);
+    const strangerMs = options.strangerMs ?? LIMITS.strangerMs;
+    const limit =
+      options.tls !== null && !isAuthorized(session)
+        ? setTimeout(() => session.destroy(), strangerMs)
+        : undefined;
     session.on("close", () => {
       stop();
+      clearTimeout(limit);
       sessions.delete(session);
     });
     // ECONNRESET and the like: the close that follows is what counts.
@@ -93,6 +100,10 @@ function createServer(
   // Handshakes that fail are the other side's matter.
   server.on("tlsClientError", () => undefined);
   return server;
+}
+
+function isAuthorized({ socket }: http2.ServerHttp2Session): boolean {
+  return "authorized" in socket && socket.authorized;
 }
 
 function keepAlive(session: http2.ServerHttp2Session, intervalMs: number): () => void {

@@ -4,6 +4,7 @@ import { Code, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { createHash, X509Certificate } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { connect as connectHttp2 } from "node:http2";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ControlPlane } from "../../cp/server.ts";
@@ -263,6 +264,49 @@ test("at two thirds of its life the certificate is renewed over the link", async
   ahead = 0;
   await agent.restart();
   await untilReady(agent);
+});
+
+test("a stream ends with the certificate it was opened with", async () => {
+  let ahead = 0;
+  const now = (): number => Date.now() + ahead;
+  const dir = mkdtempSync(join(tmpdir(), "leveret-expiry-"));
+  await using own = await startPlane({
+    config: { insecureLink: false, dataDir: dir },
+    clock: { now, sleep: (ms, signal) => systemClock.sleep(ms, signal) },
+  });
+  await using agent = await TestAgent.start(own.grpcAddr, {
+    ...secure(await joinToken(undefined, own)),
+    // Heartbeats come quickly. The agent's own clock stands still: it asks for nothing.
+    clock: {
+      now: () => Date.now(),
+      sleep: (ms, signal) => systemClock.sleep(Math.min(ms, 50), signal),
+    },
+  });
+  const state = async (): Promise<string> => {
+    const reply = await call(own, "GET", `/v1/hosts/${agent.agent.hostId}`);
+    return (reply.body as Host).state;
+  };
+  await until("the host to be ready", async () => (await state()) === "ready");
+  ahead = 31 * 86_400_000;
+  await until("the host to be down", async () => (await state()) === "disconnected");
+  rmSync(dir, { recursive: true, force: true });
+});
+
+test("a connection without a certificate is closed when it has had its time to enroll", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "leveret-stranger-"));
+  await using own = await startPlane({
+    config: { insecureLink: false, dataDir: dir },
+    strangerMs: 100,
+  });
+  const stranger = connectHttp2(`https://${own.grpcAddr}`, { rejectUnauthorized: false });
+  stranger.on("error", () => undefined);
+  await until("the connection to be closed", () => stranger.destroyed || stranger.closed);
+  await using agent = await TestAgent.start(own.grpcAddr, secure(await joinToken(undefined, own)));
+  await until("the host to be ready", async () => {
+    const reply = await call(own, "GET", `/v1/hosts/${agent.agent.hostId}`);
+    return (reply.body as Partial<Host>).state === "ready";
+  });
+  rmSync(dir, { recursive: true, force: true });
 });
 
 test("an agent tells a hub of another CA before it sends its token", async () => {

@@ -113,6 +113,16 @@ export const MachineConfig = z
       .boolean()
       .default(false)
       .meta({ description: "Remove the machine when it has ended and is not to be restarted" }),
+    placement: z
+      .strictObject({
+        labels: z.record(z.string().min(1).max(253), z.string().max(253)).default({}).meta({
+          description: "Labels that the host must have; `arch` and `kvm` are always there",
+        }),
+        anti_affinity: z.string().min(1).max(63).optional().meta({
+          description: "A group of the project: no two machines of it are on the same host",
+        }),
+      })
+      .prefault({}),
     metadata: z.record(metadataKey, metadataValue).default({}),
   })
   .meta({ id: "MachineConfig" });
@@ -120,7 +130,13 @@ export type MachineConfig = z.infer<typeof MachineConfig>;
 export type MachineConfigInput = z.input<typeof MachineConfig>;
 
 export const CreateMachineRequest = z
-  .strictObject({ name: name.optional(), config: MachineConfig })
+  .strictObject({
+    name: name.optional(),
+    config: MachineConfig,
+    on_no_capacity: z.enum(["pending", "fail"]).default("pending").meta({
+      description: "pending: the machine waits for room; fail: it is `failed` at once",
+    }),
+  })
   .meta({ id: "CreateMachineRequest" });
 export type CreateMachineRequest = z.input<typeof CreateMachineRequest>;
 
@@ -240,12 +256,34 @@ export const Host = z
     version: z.string(),
     labels: z.record(z.string(), z.string()),
     capacity: z.object({ cpus: z.int(), memory_mb: z.int(), disk_mb: z.int() }),
+    cordoned: z.boolean(),
+    draining: z.enum(["move", "stop"]).nullable(),
+    drain_deadline: z.string().nullable(),
+    quarantined_until: z
+      .string()
+      .nullable()
+      .meta({ description: "Starts kept failing there by its own fault" }),
     committed: z.object({ cpus: z.int(), memory_mb: z.int(), disk_mb: z.int() }),
     machines: z.int(),
     last_seen_at: z.string().nullable(),
   })
   .meta({ id: "Host" });
 export type Host = z.infer<typeof Host>;
+
+export const DrainHostRequest = z
+  .strictObject({
+    mode: z
+      .enum(["move", "stop"])
+      .default("move")
+      .meta({ description: "move: stopped, and started on another host with a fresh disk" }),
+    deadline: z
+      .int()
+      .min(0)
+      .max(86_400)
+      .default(300)
+      .meta({ description: "Seconds after which machines are killed" }),
+  })
+  .meta({ id: "DrainHostRequest" });
 
 /** Each includes what the one before it allows. */
 export const SCOPES = ["read", "write", "admin"] as const;

@@ -106,7 +106,7 @@ ${REF}
     const { values, positionals } = parse(argv, { force: { type: "boolean", short: "f" } });
     return forEach(positionals, async (client, ref) => {
       const machine = await client.machine(ref);
-      if (values.force !== true && !["created", ...REST_STATES].includes(machine.state))
+      if (values.force !== true && !["created", "pending", ...REST_STATES].includes(machine.state))
         throw new LvError(
           "STATE_CONFLICT",
           `${machine.name} is ${machine.state}: stop it first, or rm -f`,

@@ -127,7 +127,10 @@ async function runMachine(
   signal: AbortSignal,
 ): Promise<Machine> {
   const created = await client.createMachine(
-    { config: { image: image.reference, init: { cmd: ["/bin/sh", "-c", SCRIPT] } } },
+    {
+      config: { image: image.reference, init: { cmd: ["/bin/sh", "-c", SCRIPT] } },
+      on_no_capacity: "fail",
+    },
     signal,
   );
   const deadline = Date.now() + MACHINE_TIMEOUT_MS;

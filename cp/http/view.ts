@@ -81,6 +81,10 @@ export function hostView(row: HostRow, machines: number): Host {
       memory_mb: row.capacityMemoryMib,
       disk_mb: row.capacityDiskMib,
     },
+    cordoned: row.cordoned,
+    draining: row.drainMode,
+    drain_deadline: row.drainDeadline?.toISOString() ?? null,
+    quarantined_until: row.quarantinedUntil?.toISOString() ?? null,
     committed: {
       cpus: row.committedCpus,
       memory_mb: row.committedMemoryMib,

@@ -7,10 +7,13 @@ import { findByName, getMachine, insertMachine } from "../db/queries/machines.ts
 import type { MachineRow } from "../db/schema/machines.ts";
 import { addEvent, saveMachine, transact, type Deps } from "./deps.ts";
 import { issueStart } from "./issue.ts";
+import { becomePending } from "./pending.ts";
 import { needOf, place } from "./place.ts";
 import { checkQuota } from "./projects.ts";
 
 export type CreateRequest = {
+  /** Default: fail. */
+  onNoCapacity?: "pending" | "fail";
   projectId: string;
   name: string | undefined;
   config: MachineConfig;
@@ -19,7 +22,7 @@ export type CreateRequest = {
 
 /**
  * Machine, placement, op and event in one transaction. Without room the machine
- * is kept, `failed` with NO_CAPACITY, so that its state says why. Repeated with
+ * is kept, `pending` or `failed` with NO_CAPACITY, so that its state says why. Repeated with
  * the same idempotency key it returns the machine of the first call.
  * Throws NAME_TAKEN, IDEMPOTENCY_MISMATCH, QUOTA_EXCEEDED.
  */
@@ -46,13 +49,17 @@ export async function createMachine(deps: Deps, request: CreateRequest): Promise
         projectId,
         name,
         config: request.config,
+        image: request.config.image,
+        antiAffinity: request.config.placement.anti_affinity ?? null,
         desiredState: "started",
         desiredGeneration: 0,
         observedState: "created",
       });
       await checkQuota(tx, projectId, needOf(request.config));
       await addEvent(tx, machine, { type: "create", source: "user" });
-      const placed = await place(tx, id, needOf(request.config));
+      const placed = await place(tx, machine);
+      if ("refusal" in placed && request.onNoCapacity === "pending")
+        return becomePending(tx, effects, machine, placed.refusal);
       if ("refusal" in placed)
         return saveMachine(
           tx,

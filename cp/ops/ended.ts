@@ -3,9 +3,11 @@ import { isAtRest } from "../../proto/states.ts";
 import { nextRestart } from "../core/restart.ts";
 import type { Db } from "../db/index.ts";
 import { afterNow, findRestartsDue, lockMachine } from "../db/queries/machines.ts";
+import { getHost } from "../db/queries/hosts.ts";
 import { reserveAgain } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { saveMachine, transact, type Deps, type Effects } from "./deps.ts";
+import { moveAway } from "./pending.ts";
 import { issueDestroy, issueStart } from "./issue.ts";
 
 const BATCH = 200;
@@ -63,8 +65,13 @@ export async function restartNow(
   effects: Effects,
   machine: MachineRow,
 ): Promise<MachineRow> {
-  if (machine.hostId === null || !(await reserveAgain(tx, machine.id))) return machine;
-  return issueStart(tx, effects, machine, machine.hostId, { type: "start", source: "system" });
+  const { hostId } = machine;
+  if (hostId === null) return machine;
+  if (!(await reserveAgain(tx, machine.id))) {
+    const host = await getHost(tx, hostId);
+    return host?.drainMode === "move" ? moveAway(tx, effects, machine, hostId) : machine;
+  }
+  return issueStart(tx, effects, machine, hostId, { type: "start", source: "system" });
 }
 
 /** Runs that are due by the database's clock. */

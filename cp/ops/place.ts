@@ -1,18 +1,24 @@
 /** Finding room for a machine inside the transaction that needs it. */
-import { choose, type HostView } from "../core/placement.ts";
+import { choose, type HostView, type Wishes } from "../core/placement.ts";
 import type { Db } from "../db/index.ts";
-import { listHosts, sampleHosts } from "../db/queries/hosts.ts";
+import { hostsByIds, listHosts, sampleHosts } from "../db/queries/hosts.ts";
+import { hostsOfGroup, hostsWithImage } from "../db/queries/machines.ts";
 import { insertPlacement, reserve, type Need } from "../db/queries/placements.ts";
+import { lockProject } from "../db/queries/projects.ts";
 import type { HostRow } from "../db/schema/hosts.ts";
+import type { MachineRow } from "../db/schema/machines.ts";
 import { HostId } from "../../proto/ids.ts";
 import type { MachineConfig } from "../../proto/rest.ts";
 
 /** Hosts that are looked at first. */
 const SAMPLE = 6;
+/** Hosts that have the image and are looked at beside them. */
+const WARM = 3;
 /** Looks, in all: between a look and the reservation others may be quicker. */
 const ATTEMPTS = 4;
 
 export type Placed = { hostId: string } | { refusal: string };
+export type Placeable = Pick<MachineRow, "id" | "projectId" | "config">;
 
 export function needOf(config: MachineConfig): Need {
   const { cpus, memory_mb, disk_mb } = config.guest;
@@ -25,15 +31,18 @@ export function needOf(config: MachineConfig): Need {
  * every request of the moment to the same best one, to wait for its row's lock. All
  * are looked at only when none of the few will do.
  */
-export async function place(tx: Db, machineId: string, need: Need): Promise<Placed> {
+export async function place(tx: Db, machine: Placeable): Promise<Placed> {
+  const need = needOf(machine.config);
+  const from = HostId.create();
+  const warm = await hostsWithImage(tx, machine.config.image, from, WARM);
+  const wishes = await wishesOf(tx, machine, warm);
   let refusal = "";
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
-    const rows =
-      attempt === 0 ? await sampleHosts(tx, HostId.create(), SAMPLE) : await listHosts(tx);
-    const choice = choose(rows.map(viewOf), need);
+    const rows = attempt === 0 ? await draw(tx, from, warm) : await listHosts(tx);
+    const choice = choose(rows.map(viewOf), need, wishes);
     for (const hostId of choice.candidates) {
       if (!(await reserve(tx, hostId, need))) continue;
-      await insertPlacement(tx, { machineId, hostId, ...need, running: true });
+      await insertPlacement(tx, { machineId: machine.id, hostId, ...need, running: true });
       return { hostId };
     }
     refusal = choice.refusal;
@@ -43,10 +52,29 @@ export async function place(tx: Db, machineId: string, need: Need): Promise<Plac
   return { refusal };
 }
 
+async function draw(tx: Db, from: string, warm: string[]): Promise<HostRow[]> {
+  const sample = await sampleHosts(tx, from, SAMPLE);
+  const more = warm.filter((id) => !sample.some((host) => host.id === id));
+  return more.length === 0 ? sample : [...sample, ...(await hostsByIds(tx, more))];
+}
+
+async function wishesOf(tx: Db, machine: Placeable, warm: string[]): Promise<Wishes> {
+  const { placement } = machine.config;
+  const group = placement?.anti_affinity;
+  // One after the other: two of a group must not choose the same host at the same time.
+  if (group !== undefined) await lockProject(tx, machine.projectId);
+  const taken =
+    group === undefined ? [] : await hostsOfGroup(tx, machine.projectId, group, machine.id);
+  return { labels: placement?.labels ?? {}, taken: new Set(taken), warm: new Set(warm) };
+}
+
 export function viewOf(row: HostRow): HostView {
   return {
     id: row.id,
     state: row.state,
+    cordoned: row.cordoned,
+    quarantined: row.quarantinedUntil !== null,
+    labels: { arch: row.arch, kvm: row.kvm, ...row.labels },
     capacity: {
       cpus: row.capacityCpus,
       memoryMib: row.capacityMemoryMib,

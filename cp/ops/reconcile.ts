@@ -52,7 +52,7 @@ export async function destroyStray(
     // Asked once more here: between the report and now the row may have been made right.
     if (row !== undefined && row.hostId === origin.hostId && row.observedState !== "destroyed")
       return;
-    if (await hasOpenOp(tx, machineId)) return;
+    if (await hasOpenOp(tx, machineId, origin.hostId)) return;
     deps.log.warn({ machineId, hostId: origin.hostId }, "destroying a machine nobody asked for");
     await addEvent(
       tx,
@@ -87,7 +87,7 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
     await reopenAcked(tx, machineId);
     // Reports of a journal that begins anew begin at 1.
     const change = { observedSequence: 0 };
-    if (await hasOpenOp(tx, machineId)) {
+    if (await hasOpenOp(tx, machineId, origin.hostId)) {
       const pending = machine.desiredState === "started" ? "starting" : machine.observedState;
       await saveMachine(tx, effects, machineId, {
         ...change,
@@ -134,7 +134,7 @@ export async function reconcileHosts(deps: Deps, hostIds: string[]): Promise<voi
 async function applyRemedy(tx: Db, effects: Effects, machineId: string): Promise<void> {
   const machine = await lockMachine(tx, machineId);
   if (machine === undefined || machine.hostId === null) return;
-  if (await hasOpenOp(tx, machineId)) return;
+  if (await hasOpenOp(tx, machineId, machine.hostId)) return;
   const wanted = remedy(machine);
   const { hostId } = machine;
   const source = "system" as const;

@@ -43,7 +43,7 @@ export async function startMachine(deps: Deps, id: string, nonce?: string): Prom
 async function makeRoom(tx: Db, machine: MachineRow): Promise<string> {
   const need = needOf(machine.config);
   if (machine.hostId === null) {
-    const placed = await place(tx, machine.id, need);
+    const placed = await place(tx, machine);
     if ("refusal" in placed) throw new LvError("NO_CAPACITY", placed.refusal);
     return placed.hostId;
   }
@@ -53,6 +53,11 @@ async function makeRoom(tx: Db, machine: MachineRow): Promise<string> {
     throw new LvError(
       "HOST_UNAVAILABLE",
       `Cannot start "${machine.name}": its host ${host?.hostname ?? machine.hostId} is not connected`,
+    );
+  if (host.cordoned || host.quarantinedUntil !== null)
+    throw new LvError(
+      "HOST_UNAVAILABLE",
+      `Cannot start "${machine.name}": its host ${host.hostname} is ${host.cordoned ? "cordoned" : "quarantined"}`,
     );
   const held = await getPlacement(tx, machine.id);
   // Its disk is counted on that host already.

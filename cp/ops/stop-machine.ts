@@ -29,6 +29,14 @@ export async function stopMachine(
     if (machine.desiredState === "destroyed")
       throw new LvError("STATE_CONFLICT", `Cannot stop "${machine.name}": it is being destroyed`);
     if (machine.restartAt !== null) await cancelRestart(tx, effects, machine);
+    if (machine.observedState === "pending")
+      return saveMachine(
+        tx,
+        effects,
+        id,
+        { desiredState: "stopped", observedState: "stopped" },
+        { type: "stop", source: "user" },
+      );
     if (machine.hostId === null || isAtRest(machine.observedState))
       return (await lockMachine(tx, id)) ?? machine;
     const config = machine.config.stop_config;

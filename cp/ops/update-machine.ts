@@ -45,7 +45,12 @@ export async function updateMachine(
       tx,
       effects,
       id,
-      { config, version: machine.version + 1 },
+      {
+        config,
+        image: config.image,
+        antiAffinity: config.placement.anti_affinity ?? null,
+        version: machine.version + 1,
+      },
       { type: "update", source: "user" },
     );
     await checkQuota(tx, machine.projectId, needOf(config));

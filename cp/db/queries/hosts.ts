@@ -1,4 +1,18 @@
-import { and, asc, eq, gte, inArray, lt, or, type SQL, sql } from "drizzle-orm";
+import {
+  and,
+  asc,
+  eq,
+  gt,
+  gte,
+  inArray,
+  isNotNull,
+  isNull,
+  lt,
+  lte,
+  or,
+  sql,
+  type SQL,
+} from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts, type HostRow } from "../schema/hosts.ts";
 import { placements } from "../schema/placements.ts";
@@ -19,7 +33,7 @@ export type Registration = Pick<
 >;
 
 /** A stream is open. */
-const connected = inArray(hosts.state, ["ready", "conflict"]);
+const connected = inArray(hosts.state, ["ready", "suspect", "conflict"]);
 
 /**
  * One statement makes the host ready (or puts it into conflict) and begins its next epoch, by the database's
@@ -113,7 +127,10 @@ export function findAbandoned(
 export async function touchHost(tx: Db, hostId: string, epoch: number): Promise<boolean> {
   const rows = await tx
     .update(hosts)
-    .set({ lastSeenAt: sql`now()` })
+    .set({
+      lastSeenAt: sql`now()`,
+      state: sql`case when ${hosts.state} = 'suspect' then 'ready' else ${hosts.state} end`,
+    })
     .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch)))
     .returning({ id: hosts.id });
   return rows.length > 0;
@@ -137,12 +154,101 @@ export function listHosts(tx: Db): Promise<HostRow[]> {
  * `from` draws at random, at the cost of a look into the index however many there are.
  */
 export async function sampleHosts(tx: Db, from: string, limit: number): Promise<HostRow[]> {
-  const ready = eq(hosts.state, "ready");
+  const ready = and(
+    eq(hosts.state, "ready"),
+    eq(hosts.cordoned, false),
+    isNull(hosts.quarantinedUntil),
+  );
   const draw = (side: SQL, count: number): Promise<HostRow[]> =>
     tx.select().from(hosts).where(and(side, ready)).orderBy(asc(hosts.id)).limit(count);
   const after = await draw(gte(hosts.id, from), limit);
   if (after.length === limit) return after;
   return [...after, ...(await draw(lt(hosts.id, from), limit - after.length))];
+}
+
+export function hostsByIds(tx: Db, ids: string[]): Promise<HostRow[]> {
+  return tx.select().from(hosts).where(inArray(hosts.id, ids));
+}
+
+export type Drain = { mode: "move" | "stop"; deadlineS: number };
+
+export async function setCordon(
+  tx: Db,
+  id: string,
+  cordoned: boolean,
+  drain: Drain | null,
+): Promise<HostRow | undefined> {
+  const [row] = await tx
+    .update(hosts)
+    .set({
+      cordoned,
+      drainMode: drain?.mode ?? null,
+      drainDeadline: drain === null ? null : sql`now() + make_interval(secs => ${drain.deadlineS})`,
+    })
+    .where(eq(hosts.id, id))
+    .returning();
+  return row;
+}
+
+export function drainingHosts(tx: Db): Promise<HostRow[]> {
+  return tx
+    .select()
+    .from(hosts)
+    .where(and(isNotNull(hosts.drainMode), eq(hosts.state, "ready")));
+}
+
+/** Returns the hosts that are lost from now on. */
+export async function sweepLiveness(
+  tx: Db,
+  suspectAfterS: number,
+  lostAfterS: number,
+): Promise<string[]> {
+  await tx
+    .update(hosts)
+    .set({ state: "suspect" })
+    .where(
+      and(
+        eq(hosts.state, "ready"),
+        lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${suspectAfterS})`),
+      ),
+    );
+  await tx
+    .update(hosts)
+    .set({ quarantinedUntil: null, startFailures: 0 })
+    .where(lte(hosts.quarantinedUntil, sql`now()`));
+  const lost = await tx
+    .update(hosts)
+    .set({ state: "lost" })
+    .where(
+      and(
+        eq(hosts.state, "disconnected"),
+        lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${lostAfterS})`),
+      ),
+    )
+    .returning({ id: hosts.id });
+  return lost.map(({ id }) => id);
+}
+
+/** The third failure in a row puts the host aside. */
+const FAILURES_ALLOWED = 3;
+const QUARANTINE_S = 300;
+
+export async function noteStartFailure(tx: Db, id: string): Promise<void> {
+  await tx
+    .update(hosts)
+    .set({ startFailures: sql`${hosts.startFailures} + 1` })
+    .where(eq(hosts.id, id));
+  await tx
+    .update(hosts)
+    .set({ quarantinedUntil: sql`now() + make_interval(secs => ${QUARANTINE_S})` })
+    .where(and(eq(hosts.id, id), gte(hosts.startFailures, FAILURES_ALLOWED)));
+}
+
+export async function noteStartSuccess(tx: Db, id: string): Promise<void> {
+  await tx
+    .update(hosts)
+    .set({ startFailures: 0 })
+    .where(and(eq(hosts.id, id), gt(hosts.startFailures, 0)));
 }
 
 export function findHosts(tx: Db, idOrName: string): Promise<HostRow[]> {

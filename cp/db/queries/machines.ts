@@ -4,7 +4,9 @@ import {
   count,
   desc,
   eq,
+  gte,
   inArray,
+  isNotNull,
   lte,
   ne,
   notInArray,
@@ -137,6 +139,73 @@ export function listMachines(
     .limit(filter.limit);
 }
 
+/** Oldest first. */
+export function findPending(tx: Db, limit: number): Promise<{ id: string }[]> {
+  return tx
+    .select({ id: machines.id })
+    .from(machines)
+    .where(eq(machines.observedState, "pending"))
+    .orderBy(asc(machines.createdAt))
+    .limit(limit);
+}
+
+/** Wanted started, and on their way or there. */
+export function runningOn(tx: Db, hostId: string, limit: number): Promise<{ id: string }[]> {
+  return tx
+    .select({ id: machines.id })
+    .from(machines)
+    .where(
+      and(
+        eq(machines.hostId, hostId),
+        eq(machines.desiredState, "started"),
+        inArray(machines.observedState, ["starting", "started"]),
+      ),
+    )
+    .limit(limit);
+}
+
+/** Hosts of the group's other machines. */
+export async function hostsOfGroup(
+  tx: Db,
+  projectId: string,
+  group: string,
+  except: string,
+): Promise<string[]> {
+  const rows = await tx
+    .selectDistinct({ hostId: machines.hostId })
+    .from(machines)
+    .where(
+      and(
+        eq(machines.projectId, projectId),
+        eq(machines.antiAffinity, group),
+        ne(machines.id, except),
+        ne(machines.observedState, "destroyed"),
+      ),
+    );
+  return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
+}
+
+/** A few hosts that a machine of this image has run on: from `from` on, else from the first. */
+export async function hostsWithImage(
+  tx: Db,
+  image: string,
+  from: string,
+  limit: number,
+): Promise<string[]> {
+  const look = async (first: string): Promise<string[]> => {
+    const had = and(eq(machines.image, image), isNotNull(machines.imageDigest));
+    const rows = await tx
+      .selectDistinct({ hostId: machines.hostId })
+      .from(machines)
+      .where(and(had, gte(machines.hostId, first)))
+      .orderBy(asc(machines.hostId))
+      .limit(limit);
+    return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
+  };
+  const after = await look(from);
+  return after.length > 0 ? after : look("");
+}
+
 /** Machines of the host that are not destroyed. */
 export function machinesOfHost(tx: Db, hostId: string): Promise<MachineRow[]> {
   return tx
@@ -184,7 +253,7 @@ export function findDiverged(tx: Db, hostIds: string[], limit: number): Promise<
   const busy = tx
     .select({ id: ops.machineId })
     .from(ops)
-    .where(inArray(ops.state, ["pending", "sent", "acked"]));
+    .where(and(inArray(ops.hostId, hostIds), inArray(ops.state, ["pending", "sent", "acked"])));
   return tx
     .select()
     .from(machines)

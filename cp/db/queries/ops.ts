@@ -20,11 +20,7 @@ export async function insertOp(tx: Db, op: NewOp): Promise<void> {
     .update(ops)
     .set({ state: "superseded", finishedAt: sql`now()` })
     .where(
-      and(
-        eq(ops.machineId, op.machineId),
-        eq(ops.hostId, op.hostId),
-        inArray(ops.state, OPEN),
-      ),
+      and(eq(ops.machineId, op.machineId), eq(ops.hostId, op.hostId), inArray(ops.state, OPEN)),
     );
   await tx.insert(ops).values(op);
 }
@@ -98,21 +94,11 @@ export async function finishOp(
   return row;
 }
 
-export async function hasOpenOp(
-  tx: Db,
-  machineId: string,
-  hostId: string,
-): Promise<boolean> {
+export async function hasOpenOp(tx: Db, machineId: string, hostId: string): Promise<boolean> {
   const rows = await tx
     .select({ id: ops.id })
     .from(ops)
-    .where(
-      and(
-        eq(ops.machineId, machineId),
-        eq(ops.hostId, hostId),
-        inArray(ops.state, OPEN),
-      ),
-    )
+    .where(and(eq(ops.machineId, machineId), eq(ops.hostId, hostId), inArray(ops.state, OPEN)))
     .limit(1);
   return rows.length > 0;
 }

@@ -2,7 +2,7 @@
  * Capacity. Order of locks everywhere: the machine's row, then its host's row,
  * then the placement; so no two transactions wait for each other.
  */
-import { and, eq, gte, sql } from "drizzle-orm";
+import { and, eq, gte, isNull, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
 import { placements, type PlacementRow } from "../schema/placements.ts";
@@ -25,6 +25,8 @@ export async function reserve(tx: Db, hostId: string, need: Need): Promise<boole
       and(
         eq(hosts.id, hostId),
         eq(hosts.state, "ready"),
+        eq(hosts.cordoned, false),
+        isNull(hosts.quarantinedUntil),
         gte(sql`${hosts.capacityCpus} - ${hosts.committedCpus}`, need.cpus),
         gte(sql`${hosts.capacityMemoryMib} - ${hosts.committedMemoryMib}`, need.memoryMib),
         gte(sql`${hosts.capacityDiskMib} - ${hosts.committedDiskMib}`, need.diskMib),

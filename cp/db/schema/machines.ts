@@ -25,6 +25,10 @@ export const machines = pgTable(
     projectId: text("project_id").notNull().default(DEFAULT_PROJECT),
     name: text("name").notNull(),
     config: jsonb("config").$type<MachineConfig>().notNull(),
+    /** Of the config, for an index: which hosts have had this image. */
+    image: text("image").notNull().default(""),
+    /** Of the config, for an index: machines of one group share no host. */
+    antiAffinity: text("anti_affinity"),
     imageDigest: text("image_digest"),
     desiredState: text("desired_state").$type<DesiredState>().notNull(),
     /** Grows with each op; a report with a smaller generation speaks of the past. */
@@ -59,6 +63,11 @@ export const machines = pgTable(
       .on(table.projectId, table.name)
       .where(sql`${table.desiredState} <> 'destroyed'`),
     index("machines_host").on(table.hostId),
+    index("machines_image").on(table.image, table.hostId),
+    index("machines_group").on(table.projectId, table.antiAffinity),
+    index("machines_pending")
+      .on(table.createdAt)
+      .where(sql`${table.observedState} = 'pending'`),
     index("machines_restart")
       .on(table.restartAt)
       .where(sql`${table.restartAt} is not null`),

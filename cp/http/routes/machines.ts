@@ -41,7 +41,7 @@ const create = createRoute({
     body: { required: true, content: { "application/json": { schema: CreateMachineRequest } } },
   },
   responses: {
-    201: json(Machine, "The machine; `failed` with NO_CAPACITY when no host has room"),
+    201: json(Machine, "The machine; `pending` or `failed` with NO_CAPACITY when no host has room"),
     default: failure,
   },
   ...guard("write"),
@@ -147,16 +147,17 @@ const wait = createRoute({
 
 export function machineRoutes(app: App, deps: HttpDeps): void {
   app.openapi(create, async (c) => {
-    const { name, config } = c.req.valid("json");
+    const { name, config, on_no_capacity } = c.req.valid("json");
     checkSize(config);
     const key = c.req.valid("header")["idempotency-key"];
     const idempotency =
-      key === undefined ? undefined : { key, requestHash: hash({ name, config }) };
+      key === undefined ? undefined : { key, requestHash: hash({ name, config, on_no_capacity }) };
     const row = await createMachine(deps, {
       projectId: projectId(c),
       name,
       config,
       idempotency,
+      onNoCapacity: on_no_capacity,
     });
     return c.json(await viewMachine(deps, row), 201);
   });

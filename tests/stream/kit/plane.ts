@@ -72,7 +72,11 @@ export async function createMachine(
     plane,
     "POST",
     "/v1/machines",
-    { ...(name === undefined ? {} : { name }), config: { image: "busybox", guest } },
+    {
+      ...(name === undefined ? {} : { name }),
+      config: { image: "busybox", guest },
+      on_no_capacity: "fail",
+    },
     headers,
   );
   if (reply.status !== 201) throw new Error(`create answered ${JSON.stringify(reply)}`);

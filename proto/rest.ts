@@ -199,6 +199,13 @@ export const MachineEventBody = z
   .meta({ id: "MachineEvent" });
 export type MachineEventBody = z.infer<typeof MachineEventBody>;
 
+/** One `data:` of /v1/events. The SSE id is its position: Last-Event-ID goes on after it. */
+export const FeedEvent = MachineEventBody.extend({
+  machine_id: z.string(),
+  project_id: z.string(),
+}).meta({ id: "FeedEvent" });
+export type FeedEvent = z.infer<typeof FeedEvent>;
+
 export const ImageProgress = z
   .object({
     phase: z.enum(["resolving", "pulling", "converting", "ready", "failed"]),

@@ -8,6 +8,8 @@ import { TokenDirectory } from "../ops/tokens.ts";
 import { audited, authenticate, minimum } from "./auth.ts";
 import type { App, Env, HttpDeps } from "./deps.ts";
 import { errorResponse, fromIssues } from "./errors.ts";
+import { Metrics } from "./metrics.ts";
+import { systemRoutes } from "./routes/system.ts";
 import { auditRoutes } from "./routes/audit.ts";
 import { enrolmentRoutes } from "./routes/enrolment.ts";
 import { eventRoutes } from "./routes/events.ts";
@@ -37,6 +39,8 @@ export function createApp(deps: HttpDeps, version: string): App {
     await next();
   });
   internalRoutes(app, deps.internal, deps.shutdown);
+  const metrics = new Metrics(deps);
+  app.use(metrics.middleware());
   const tokens = new TokenDirectory(deps);
   // Before the body is read: what has no token costs nothing.
   app.use(authenticate(deps, tokens), audited(deps), minimum());
@@ -75,10 +79,12 @@ export function createApp(deps: HttpDeps, version: string): App {
     scheme: "bearer",
     description: "An API token, lvt_…; `leveret-project` chooses the project of a fleet token",
   });
-  app.doc31("/openapi.json", {
+  const about = {
     openapi: "3.1.0",
     security: [{ token: [] }],
     info: { title: "Leveret", version, description: "Machines from OCI images on your own hosts" },
-  });
+  };
+  systemRoutes(app, metrics, () => app.getOpenAPI31Document(about));
+  app.doc31("/openapi.json", about);
   return app;
 }

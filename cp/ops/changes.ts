@@ -19,7 +19,7 @@ export class Changes {
     this.#relay = relay;
   }
 
-  /** Calls the listener for each change of the machine or host; returns the way to stop it. */
+  /** Calls the listener for each change of the machine or host, of all for "*"; returns the way to stop it. */
   subscribe(id: string, listener: Listener): () => void {
     const listeners = this.#listeners.get(id) ?? new Set();
     this.#listeners.set(id, listeners);
@@ -38,6 +38,7 @@ export class Changes {
   /** What another replica has published. */
   deliver(change: Change): void {
     for (const listener of this.#listeners.get(change.id) ?? []) listener(change);
+    for (const listener of this.#listeners.get("*") ?? []) listener(change);
   }
 
   /** Subscriptions that are open; a test asks that none is left behind. */

@@ -33,6 +33,8 @@ const OWN_ONLY = [
   "GET /v1/tokens",
   "POST /v1/tokens",
   "GET /v1/audit",
+  "GET /v1/events",
+  "GET /docs",
 ];
 
 let api: Api;

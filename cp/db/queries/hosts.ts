@@ -166,6 +166,23 @@ export async function sampleHosts(tx: Db, from: string, limit: number): Promise<
   return [...after, ...(await draw(lt(hosts.id, from), limit - after.length))];
 }
 
+/** Oldest first; `cursor` is the id of the last host of the page before. */
+export function pageOfHosts(
+  tx: Db,
+  page: { cursor: string | undefined; limit: number },
+): Promise<HostRow[]> {
+  return tx
+    .select()
+    .from(hosts)
+    .where(
+      page.cursor === undefined
+        ? undefined
+        : sql`(${hosts.createdAt}, ${hosts.id}) > (select h.created_at, h.id from hosts h where h.id = ${page.cursor})`,
+    )
+    .orderBy(asc(hosts.createdAt), asc(hosts.id))
+    .limit(page.limit);
+}
+
 export function hostsByIds(tx: Db, ids: string[]): Promise<HostRow[]> {
   return tx.select().from(hosts).where(inArray(hosts.id, ids));
 }

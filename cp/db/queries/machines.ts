@@ -121,7 +121,14 @@ export function findByPrefix(tx: Db, projectId: string, prefix: string): Promise
 /** Newest first. Without `states`, all that are not destroyed. */
 export function listMachines(
   tx: Db,
-  filter: { projectId: string; states?: MachineState[]; name?: string; limit: number },
+  filter: {
+    projectId: string;
+    states?: MachineState[];
+    name?: string;
+    /** Id of the last machine of the page before. */
+    cursor?: string;
+    limit: number;
+  },
 ): Promise<MachineRow[]> {
   return tx
     .select()
@@ -132,6 +139,10 @@ export function listMachines(
         filter.states === undefined
           ? ne(machines.observedState, "destroyed")
           : inArray(machines.observedState, filter.states),
+        // Inside the database: its timestamps are finer than ours.
+        filter.cursor === undefined
+          ? undefined
+          : sql`(${machines.createdAt}, ${machines.id}) < (select m.created_at, m.id from machines m where m.id = ${filter.cursor})`,
         filter.name === undefined ? undefined : eq(machines.name, filter.name),
       ),
     )
@@ -213,6 +224,14 @@ export function machinesOfHost(tx: Db, hostId: string): Promise<MachineRow[]> {
     .from(machines)
     .where(and(eq(machines.hostId, hostId), ne(machines.observedState, "destroyed")))
     .orderBy(asc(machines.id));
+}
+
+export async function countByState(tx: Db): Promise<Map<MachineState, number>> {
+  const rows = await tx
+    .select({ state: machines.observedState, machines: count() })
+    .from(machines)
+    .groupBy(machines.observedState);
+  return new Map(rows.map((row) => [row.state, row.machines]));
 }
 
 export async function countByHost(tx: Db): Promise<Map<string, number>> {

@@ -1,4 +1,4 @@
-import { and, asc, eq, exists, inArray, lt, ne, or, sql } from "drizzle-orm";
+import { and, asc, count, eq, exists, inArray, lt, ne, or, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
 import { machines, type MachineRow } from "../schema/machines.ts";
@@ -137,4 +137,9 @@ export async function closeOps(tx: Db, machineId: string): Promise<void> {
 /** Ops that ended so long ago that no repeated Result can name them. */
 export async function pruneOps(tx: Db, olderThanS: number): Promise<void> {
   await tx.delete(ops).where(lt(ops.finishedAt, sql`now() - make_interval(secs => ${olderThanS})`));
+}
+
+export async function countOpen(tx: Db): Promise<number> {
+  const [row] = await tx.select({ open: count() }).from(ops).where(inArray(ops.state, OPEN));
+  return row?.open ?? 0;
 }

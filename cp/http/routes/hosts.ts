@@ -1,11 +1,12 @@
 import { DrainHostRequest, Host } from "../../../proto/rest.ts";
-import { listHosts } from "../../db/queries/hosts.ts";
+import { pageOfHosts } from "../../db/queries/hosts.ts";
 import { countByHost } from "../../db/queries/machines.ts";
 import type { HostRow } from "../../db/schema/hosts.ts";
 import { cordon } from "../../ops/fleet.ts";
 import { findHost } from "../../ops/find.ts";
 import { guard } from "../auth.ts";
 import type { App, HttpDeps } from "../deps.ts";
+import { nextPage, Page, page } from "../pages.ts";
 import { createRoute, failure, json, z } from "../schemas.ts";
 import { hostView } from "../view.ts";
 
@@ -13,7 +14,8 @@ const list = createRoute({
   method: "get",
   path: "/v1/hosts",
   summary: "Every host that ever registered, oldest first",
-  responses: { 200: json(z.array(Host), "Hosts"), default: failure },
+  request: { query: Page },
+  responses: { 200: page(Host, "Hosts"), default: failure },
   ...guard("fleet_read"),
 });
 
@@ -62,7 +64,9 @@ const drainHost = createRoute({
 export function hostRoutes(app: App, deps: HttpDeps): void {
   app.openapi(list, async (c) => {
     const { db } = deps.database;
-    const [rows, counts] = await Promise.all([listHosts(db), countByHost(db)]);
+    const { limit, cursor } = c.req.valid("query");
+    const [rows, counts] = await Promise.all([pageOfHosts(db, { limit, cursor }), countByHost(db)]);
+    nextPage(c, rows, limit, (row) => row.id);
     return c.json(
       rows.map((row) => hostView(row, counts.get(row.id) ?? 0)),
       200,

@@ -23,6 +23,7 @@ import {
   nonce,
   z,
 } from "../schemas.ts";
+import { nextPage, Page, page } from "../pages.ts";
 import { checkSize } from "../sizes.ts";
 import { eventView, viewMachine, viewMachines } from "../view.ts";
 
@@ -47,18 +48,19 @@ const create = createRoute({
   ...guard("write"),
 });
 
-const List = z.object({
-  state: z.string().optional().meta({ description: "One or more states, separated by commas" }),
-  name: z.string().max(LIMITS.nameMaxLength).optional(),
-  limit: z.coerce.number().int().min(1).max(LIMITS.listMax).default(100),
-});
+const List = z
+  .object({
+    state: z.string().optional().meta({ description: "One or more states, separated by commas" }),
+    name: z.string().max(LIMITS.nameMaxLength).optional(),
+  })
+  .extend(Page.shape);
 
 const list = createRoute({
   method: "get",
   path: "/v1/machines",
   summary: "Machines, newest first; destroyed ones only when asked for",
   request: { query: List },
-  responses: { 200: json(z.array(Machine), "Machines"), default: failure },
+  responses: { 200: page(Machine, "Machines"), default: failure },
   ...guard("read"),
 });
 
@@ -163,13 +165,15 @@ export function machineRoutes(app: App, deps: HttpDeps): void {
   });
 
   app.openapi(list, async (c) => {
-    const { state, name, limit } = c.req.valid("query");
+    const { state, name, limit, cursor } = c.req.valid("query");
     const rows = await listMachines(deps.database.db, {
       projectId: projectId(c),
       limit,
+      ...(cursor === undefined ? {} : { cursor }),
       ...(state === undefined ? {} : { states: [...parseStates(state)] }),
       ...(name === undefined ? {} : { name }),
     });
+    nextPage(c, rows, limit, (row) => row.id);
     return c.json(await viewMachines(deps, rows), 200);
   });
 

@@ -55,6 +55,10 @@ export class PlaneChild implements AsyncDisposable {
     }
   }
 
+  get pid(): number {
+    return this.#process.pid;
+  }
+
   /** SIGSTOP … SIGCONT. */
   freeze(): void {
     this.#process.kill("SIGSTOP");

@@ -16,12 +16,14 @@ export type NewOp = {
 
 /** Writes the op and closes the machine's older ones on that host: the last word holds. */
 export async function insertOp(tx: Db, op: NewOp): Promise<void> {
-  await tx
-    .update(ops)
-    .set({ state: "superseded", finishedAt: sql`now()` })
-    .where(
-      and(eq(ops.machineId, op.machineId), eq(ops.hostId, op.hostId), inArray(ops.state, OPEN)),
-    );
+  // A machine's first op has none before it.
+  if (op.generation > 1)
+    await tx
+      .update(ops)
+      .set({ state: "superseded", finishedAt: sql`now()` })
+      .where(
+        and(eq(ops.machineId, op.machineId), eq(ops.hostId, op.hostId), inArray(ops.state, OPEN)),
+      );
   await tx.insert(ops).values(op);
 }
 

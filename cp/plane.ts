@@ -8,6 +8,7 @@ import type { ReplicaId } from "../proto/ids.ts";
 import type { Database } from "./db/index.ts";
 import { leaveReplica } from "./db/queries/replicas.ts";
 import { Attachments } from "./hub/attach.ts";
+import { Heartbeats } from "./hub/heartbeats.ts";
 import { closeRevoked } from "./hub/hosts-admin.ts";
 import { Outbox } from "./hub/outbox.ts";
 import { ProgressBoard } from "./hub/progress.ts";
@@ -83,6 +84,7 @@ export function composePlane(options: PlaneOptions): Plane {
     outbox,
     attachments: new Attachments(registry, options.sessionOpenTimeoutMs),
     progress: new ProgressBoard(),
+    heartbeats: new Heartbeats(deps, replicaId),
     authority: options.authority ?? null,
   };
   const lostAfterS = options.lostAfterS ?? LOST_AFTER_S;
@@ -122,6 +124,11 @@ export function composePlane(options: PlaneOptions): Plane {
       );
     },
     periodic: [
+      {
+        name: "heartbeats",
+        ms: options.outboxPollMs ?? OUTBOX_POLL_MS,
+        work: () => parts.heartbeats.flush(),
+      },
       { name: "lease", ms: RENEW_MS, work: () => replica.renew() },
       { name: "sweep", ms: RENEW_MS, work: () => replica.sweep() },
       {

@@ -22,6 +22,7 @@ import { enroll, renew } from "../ops/enroll.ts";
 import { hostDown } from "../ops/host-down.ts";
 import { reconcileInventory } from "../ops/reconcile.ts";
 import type { Attachments } from "./attach.ts";
+import type { Heartbeats } from "./heartbeats.ts";
 import type { Outbox } from "./outbox.ts";
 import { callerKey, requirePeer } from "./peer.ts";
 import type { ProgressBoard } from "./progress.ts";
@@ -36,6 +37,7 @@ export type HubParts = {
   outbox: Outbox;
   attachments: Attachments;
   progress: ProgressBoard;
+  heartbeats: Heartbeats;
   /** Issues hosts' certificates; null = a plain link on loopback. */
   authority: Authority | null;
 };
@@ -136,10 +138,10 @@ async function enter(
   hello: Hello,
   peer: Peer | null,
 ): Promise<HubSession | LvError> {
-  const { deps, registry, replicaId, progress, authority } = parts;
+  const { deps, registry, replicaId, progress, heartbeats, authority } = parts;
   try {
     const origin = await register(deps, hello, replicaId, peer);
-    const session = new HubSession(deps, progress, origin);
+    const session = new HubSession(deps, progress, heartbeats, origin);
     if (authority !== null && peer !== null)
       session.identity = {
         peer,

@@ -21,13 +21,13 @@ import {
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { fromDatabase } from "../db/index.ts";
-import { touchHost } from "../db/queries/hosts.ts";
 import { markAcked } from "../db/queries/ops.ts";
 import type { Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
 import { destroyStray } from "../ops/reconcile.ts";
 import { storeReport, type Origin } from "../ops/report.ts";
 import { storeResult } from "../ops/result.ts";
+import type { Heartbeats } from "./heartbeats.ts";
 import type { ProgressBoard } from "./progress.ts";
 import { Queue } from "./queue.ts";
 import { reportFromWire, resultFromWire } from "./wire.ts";
@@ -48,14 +48,16 @@ export class HubSession {
   readonly #in = new Queue<AgentFrame>(LIMITS.hubQueueFrames);
   readonly #deps: Deps;
   readonly #progress: ProgressBoard;
+  readonly #heartbeats: Heartbeats;
   readonly #end = new AbortController();
   /** null on a plain link. Set before the session is registered. */
   identity: Identity | null = null;
   #superseded = false;
   #open = false;
 
-  constructor(deps: Deps, progress: ProgressBoard, origin: Origin) {
+  constructor(deps: Deps, progress: ProgressBoard, heartbeats: Heartbeats, origin: Origin) {
     this.#deps = deps;
+    this.#heartbeats = heartbeats;
     this.#progress = progress;
     this.origin = origin;
   }
@@ -162,11 +164,12 @@ export class HubSession {
 
   async #handle(message: AgentFrame): Promise<void> {
     const { database, log } = this.#deps;
-    const { hostId, epoch } = this.origin;
+    const { hostId } = this.origin;
     const { frame } = message;
     switch (frame.case) {
       case "heartbeat":
-        if (!(await touchHost(database.db, hostId, epoch)) || this.#expired()) this.close();
+        this.#heartbeats.note(this);
+        if (this.#expired()) this.close();
         return;
       case "ack":
         await markAcked(database.db, frame.value.opId, hostId);

@@ -5,6 +5,11 @@ import { until } from "./until.ts";
 
 const MAIN = join(import.meta.dir, "..", "..", "cp", "main.ts");
 
+/** For `env`: SIGUSR2 collects garbage. */
+export const GC_ON_SIGNAL = {
+  BUN_OPTIONS: `--preload=${join(import.meta.dir, "gc-on-signal.ts")}`,
+};
+
 export class PlaneChild implements AsyncDisposable {
   readonly httpUrl: string;
   readonly grpcAddr: string;
@@ -57,6 +62,11 @@ export class PlaneChild implements AsyncDisposable {
 
   get pid(): number {
     return this.#process.pid;
+  }
+
+  /** Asks for a full collection, of one that was started with GC_ON_SIGNAL. */
+  collect(): void {
+    this.#process.kill("SIGUSR2");
   }
 
   /** SIGSTOP … SIGCONT. */

@@ -33,7 +33,7 @@ export type Registration = Pick<
 >;
 
 /** A stream is open. */
-const connected = inArray(hosts.state, ["ready", "suspect", "conflict"]);
+export const connected = inArray(hosts.state, ["ready", "suspect", "conflict"]);
 
 /**
  * One statement makes the host ready (or puts it into conflict) and begins its next epoch, by the database's
@@ -91,7 +91,7 @@ export async function fenceHost(tx: Db, hostId: string, epoch: number): Promise<
   const rows = await tx
     .update(hosts)
     .set({ state: "disconnected", ownerReplica: null, epoch: epoch + 1 })
-    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), eq(hosts.state, "ready")))
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), connected))
     .returning({ id: hosts.id });
   return rows.length > 0;
 }
@@ -134,6 +134,22 @@ export async function touchHost(tx: Db, hostId: string, epoch: number): Promise<
     .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch)))
     .returning({ id: hosts.id });
   return rows.length > 0;
+}
+
+/** Of the hosts that this replica holds; returns under which epoch each is held. */
+export function touchHosts(
+  tx: Db,
+  replicaId: string,
+  hostIds: string[],
+): Promise<{ id: string; epoch: number }[]> {
+  return tx
+    .update(hosts)
+    .set({
+      lastSeenAt: sql`now()`,
+      state: sql`case when ${hosts.state} = 'suspect' then 'ready' else ${hosts.state} end`,
+    })
+    .where(and(inArray(hosts.id, hostIds), eq(hosts.ownerReplica, replicaId)))
+    .returning({ id: hosts.id, epoch: hosts.epoch });
 }
 
 /** True while this epoch is the host's newest; holds it so until the transaction ends. */

@@ -4,6 +4,7 @@ import type { Db } from "../index.ts";
 import { cluster } from "../schema/cluster.ts";
 import { hosts } from "../schema/hosts.ts";
 import { leaders } from "../schema/leaders.ts";
+import { connected } from "./hosts.ts";
 import { replicas } from "../schema/replicas.ts";
 
 const until = (seconds: number) => sql`now() + make_interval(secs => ${seconds})`;
@@ -43,7 +44,7 @@ export async function forgetReplicas(tx: Db): Promise<void> {
   await tx.delete(leaders);
 }
 
-/** Hosts that are said to be ready and whose owner has no lease. */
+/** Hosts that are said to be connected and whose owner has no lease. */
 export function findOrphans(tx: Db, limit: number): Promise<{ id: string; epoch: number }[]> {
   const owner = tx
     .select({ id: replicas.id })
@@ -52,7 +53,7 @@ export function findOrphans(tx: Db, limit: number): Promise<{ id: string; epoch:
   return tx
     .select({ id: hosts.id, epoch: hosts.epoch })
     .from(hosts)
-    .where(and(eq(hosts.state, "ready"), notExists(owner)))
+    .where(and(connected, notExists(owner)))
     .orderBy(asc(hosts.id))
     .limit(limit);
 }
@@ -62,7 +63,7 @@ export function ownedHosts(tx: Db, replicaId: string): Promise<{ id: string; epo
   return tx
     .select({ id: hosts.id, epoch: hosts.epoch })
     .from(hosts)
-    .where(and(eq(hosts.state, "ready"), eq(hosts.ownerReplica, replicaId)));
+    .where(and(connected, eq(hosts.ownerReplica, replicaId)));
 }
 
 /** Where the replica that holds the host's stream listens; null when none does. */
@@ -74,9 +75,7 @@ export async function findOwner(
     .select({ id: replicas.id, url: replicas.url })
     .from(hosts)
     .innerJoin(replicas, eq(replicas.id, hosts.ownerReplica))
-    .where(
-      and(eq(hosts.id, hostId), eq(hosts.state, "ready"), gt(replicas.leaseUntil, sql`now()`)),
-    );
+    .where(and(eq(hosts.id, hostId), connected, gt(replicas.leaseUntil, sql`now()`)));
   return row ?? null;
 }
 

@@ -5,7 +5,7 @@
  *
  *   Goodbye SUPERSEDED  another agent speaks for this host: try again, but slowly
  *   Goodbye SHUTDOWN    the control plane restarts: come back when it says, jittered
- *   Goodbye REJECTED    stop; run() throws
+ *   Goodbye REJECTED    stop, run() throws; unless a join token lets us in anew
  *
  * With several addresses each attempt goes to the next one: a replica that stands
  * still takes connections and never answers.
@@ -51,6 +51,9 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
     }
     // A stream that was welcomed and dropped at once is no success: no tight loop.
     if (session.welcomed && clock.now() - began > STABLE_MS) backoff.reset();
+    const rejected = end.goodbye?.reason === Goodbye_Reason.REJECTED;
+    if (rejected && (await context.identity?.joinAgain(signal, controlPlaneAddr)) === true)
+      continue;
     const waitMs = delayAfter(end, backoff, log);
     await clock.sleep(waitMs, signal).catch(() => undefined);
   }

@@ -5,6 +5,7 @@
  *   (nothing) ── key made, token checked against the hub's CA, Enroll ──► enrolled
  *   enrolled ── at two thirds of the life: CertificateRequest on Connect ──► renewed
  *   enrolled ── expired, or a token of another control plane ──► Enroll again
+ *   enrolled ── refused, and there is a token not used so far ──► Enroll with a new key
  *
  * key.pem is written before it is first used and ca.pem before certificate.pem, each
  * under its name only when complete: a crash in between leads to Enroll with the same
@@ -42,7 +43,7 @@ export class Identity {
   readonly #options: IdentityOptions;
   readonly #token: JoinToken | null;
   readonly #dir: string;
-  readonly #keyPem: string;
+  #keyPem: string;
   #held: Held | null;
 
   private constructor(options: IdentityOptions, dir: string, keyPem: string) {
@@ -77,19 +78,46 @@ export class Identity {
   async ensure(signal: AbortSignal, controlPlaneAddr: string): Promise<void> {
     if (!this.#mustEnroll()) return;
     if (this.#token === null) throw this.#noWayIn();
+    await this.#enroll(this.#token, this.#keyPem, controlPlaneAddr, signal);
+  }
+
+  /**
+   * After the control plane has refused this host: with a token that was not used yet,
+   * enrolls with a new key, as a host that was revoked has to. False when there is no
+   * such token or it does not help either; what was there before is kept then.
+   */
+  async joinAgain(signal: AbortSignal, controlPlaneAddr: string): Promise<boolean> {
+    if (this.#token === null || read(this.#tokenFile) === this.#token.id) return false;
+    try {
+      await this.#enroll(this.#token, await x509.createKey(), controlPlaneAddr, signal);
+      return true;
+    } catch (error) {
+      const { reason, message } = LvError.from(error);
+      this.#options.log.warn({ reason, detail: message }, "the join token does not help");
+      return false;
+    }
+  }
+
+  async #enroll(
+    token: JoinToken,
+    keyPem: string,
+    controlPlaneAddr: string,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { hostId, joinToken, log } = this.#options;
-    const ca = await findAuthority(controlPlaneAddr, this.#token.caHash, signal);
+    const ca = await findAuthority(controlPlaneAddr, token.caHash, signal);
     using link = dial(
       { controlPlaneAddr, insecureLink: false },
       { ca: x509.pem(ca, "CERTIFICATE"), cert: null, key: null },
     );
-    const csr = await x509.createRequest(this.#keyPem, hostId);
+    const csr = await x509.createRequest(keyPem, hostId);
     try {
       const reply = await link.client.enroll(
         { token: joinToken ?? "", hostId, csr },
         { signal, timeoutMs: LIMITS.enrollTimeoutMs },
       );
-      this.#keep(ca, reply.certificate);
+      this.#keep(ca, reply.certificate, keyPem);
+      write(this.#tokenFile, token.id);
     } catch (error) {
       const { reason, message } = LvError.from(error);
       if (!FINAL.has(reason)) throw error;
@@ -123,10 +151,17 @@ export class Identity {
     }
   }
 
-  #keep(ca: Uint8Array, der: Uint8Array): void {
-    const held = this.#check(new X509Certificate(ca), new X509Certificate(der));
+  /** Which token brought the certificate: its id, no secret. */
+  get #tokenFile(): string {
+    return join(this.#dir, "token");
+  }
+
+  #keep(ca: Uint8Array, der: Uint8Array, keyPem = this.#keyPem): void {
+    const held = this.#check(new X509Certificate(ca), new X509Certificate(der), keyPem);
     if (held === null)
       throw new LvError("BAD_REQUEST", "The control plane issued a certificate that is not ours");
+    if (keyPem !== this.#keyPem) write(join(this.#dir, "key.pem"), keyPem);
+    this.#keyPem = keyPem;
     write(join(this.#dir, "ca.pem"), held.ca.toString());
     write(join(this.#dir, "certificate.pem"), held.certificate.toString());
     this.#held = held;
@@ -136,16 +171,16 @@ export class Identity {
     const ca = read(join(this.#dir, "ca.pem"));
     const certificate = read(join(this.#dir, "certificate.pem"));
     if (ca === null || certificate === null) return null;
-    return this.#check(new X509Certificate(ca), new X509Certificate(certificate));
+    return this.#check(new X509Certificate(ca), new X509Certificate(certificate), this.#keyPem);
   }
 
   /** Whether it has expired is asked at each use; everything else now. */
-  #check(ca: X509Certificate, certificate: X509Certificate): Held | null {
+  #check(ca: X509Certificate, certificate: X509Certificate, keyPem: string): Held | null {
     const ours =
       certificate.checkIssued(ca) &&
       certificate.verify(ca.publicKey) &&
       hostIdOfUris(x509.urisOf(certificate)) === this.#options.hostId &&
-      Buffer.compare(x509.publicKeyIn(certificate), x509.publicKeyOf(this.#keyPem)) === 0;
+      Buffer.compare(x509.publicKeyIn(certificate), x509.publicKeyOf(keyPem)) === 0;
     return ours ? { ca, certificate } : null;
   }
 

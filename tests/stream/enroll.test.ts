@@ -229,6 +229,26 @@ test("a revoked host is sent away, stays away, and joins again with a new key on
   );
 });
 
+test("a revoked host that is given a new token joins again by itself, with a new key", async () => {
+  await using agent = await TestAgent.start(plane.grpcAddr, secure(await joinToken()));
+  await untilReady(agent);
+  const { hostId } = agent.agent;
+  const file = join(agent.dir, "identity", "key.pem");
+  const before = readFileSync(file, "utf8");
+  await call(plane, "POST", `/v1/hosts/${hostId}/revoke`);
+  await failure(agent.agent.finished);
+  // The token that it has is spent: it is of no use now.
+  await agent.restart();
+  expect((await failure(agent.agent.finished)).message).toContain("does not speak for");
+  expect(readFileSync(file, "utf8")).toBe(before);
+  await agent.restart({ joinToken: await joinToken() });
+  await untilReady(agent);
+  expect(agent.agent.hostId).toBe(hostId);
+  expect(readFileSync(file, "utf8")).not.toBe(before);
+  await agent.restart({ joinToken: null });
+  await untilReady(agent);
+});
+
 test("a revocation in another replica ends the stream too", async () => {
   await using agent = await TestAgent.start(plane.grpcAddr, secure(await joinToken()));
   await untilReady(agent);

@@ -102,6 +102,23 @@ export class World implements AsyncDisposable {
     });
   }
 
+  /** Started, on another host than `from`. */
+  untilMoved(ref: string, from: string): Promise<Machine> {
+    return until(`${ref} to leave ${from}`, async () => {
+      const machine = await this.client.machine(ref);
+      const moved = machine.host_id !== null && machine.host_id !== from;
+      return moved && machine.state === "started" ? machine : null;
+    });
+  }
+
+  /** So many runs on all hosts together. */
+  async untilRunning(runs: number): Promise<void> {
+    await until(
+      `${runs} runs`,
+      () => this.agents.reduce((sum, { driver }) => sum + driver.running, 0) === runs,
+    );
+  }
+
   async logs(ref: string, follow = false): Promise<string> {
     let text = "";
     for await (const line of this.client.logs(ref, follow)) text += atob(line.data);

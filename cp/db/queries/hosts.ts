@@ -36,9 +36,10 @@ export type Registration = Pick<
 export const connected = inArray(hosts.state, ["ready", "suspect", "conflict"]);
 
 /**
- * One statement makes the host ready (or puts it into conflict) and begins its next epoch, by the database's
- * clock; what every older stream still writes then fails its `AND epoch`. Returns
- * the epoch. The caller's transaction holds the row's lock from here on.
+ * One statement makes the host ready (or puts it into conflict) and begins its next
+ * epoch, by the database's clock; what every older stream still writes then fails its
+ * `AND epoch`. Returns the epoch. The caller's transaction holds the row's lock from
+ * here on.
  */
 export async function registerHost(
   tx: Db,

@@ -9,6 +9,7 @@ import {
   isNotNull,
   lte,
   ne,
+  not,
   notInArray,
   sql,
   type SQL,
@@ -18,6 +19,7 @@ import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
 import { machines, type MachineRow } from "../schema/machines.ts";
 import { ops } from "../schema/ops.ts";
+import { connected } from "./hosts.ts";
 
 export type NewMachine = typeof machines.$inferInsert;
 export type MachineChange = Partial<
@@ -251,7 +253,7 @@ export function markUnknown(tx: Db, hostId: string): Promise<MachineRow[]> {
   const down = tx
     .select({ id: hosts.id })
     .from(hosts)
-    .where(and(eq(hosts.id, hostId), notInArray(hosts.state, ["ready", "conflict"])));
+    .where(and(eq(hosts.id, hostId), not(connected)));
   return tx
     .update(machines)
     .set({

@@ -217,7 +217,21 @@ async function untilRunning(
 async function untilEnded(client: Client, id: string, signal: AbortSignal): Promise<Machine> {
   for (;;) {
     const machine = await client.wait(id, ["stopped", "failed", "destroyed"], 60, signal);
-    if (machine !== null) return machine;
+    if (machine === null) continue;
+    const another = machine.desired_state === "started" || machine.restart_at !== null;
+    if (!another) return machine;
+    // By its restart policy: this end is not the last one.
+    await untilNextRun(client, id, signal);
+  }
+}
+
+/** Returns when the next run has begun, or a little later. */
+async function untilNextRun(client: Client, id: string, signal: AbortSignal): Promise<void> {
+  try {
+    await client.wait(id, ["starting", "started"], 5, signal);
+  } catch (error) {
+    // There is none any more: the state says what there is instead.
+    if (!(error instanceof LvError) || error.reason !== "STATE_CONFLICT") throw error;
   }
 }
 

@@ -116,3 +116,15 @@ test("run fails at once without room, and waits for it when it is told to", asyn
   for (const host of hosts) await ok(["hosts", "uncordon", host]);
   expect(await waiting).toMatchObject({ code: 0 });
 });
+
+test("a run with a restart policy shows every run, and ends with the last one's code", async () => {
+  const argv = ["run", "--restart", "on-failure:2", "--name", "again", "busybox", "exit", "3"];
+  expect(await lev(argv)).toMatchObject({ code: 3, stderr: "" });
+  const machine = await world.client.machine("again");
+  expect(machine).toMatchObject({
+    instance_id: `${machine.id}.3`,
+    desired_state: "stopped",
+    restarts: 2,
+  });
+  expect(machine.events?.filter(({ type }) => type === "restart").length).toBe(2);
+});

@@ -98,7 +98,7 @@ export function composePlane(options: PlaneOptions): Plane {
     await closeRevoked(parts);
     await endConflicts(deps);
     await closeRevoked(parts);
-    await reconcileHosts(deps, registry.hostIds());
+    await reconcileHosts(deps, { replicaId });
   };
   const streams = {
     origins: () => registry.all().map((session) => session.origin),

@@ -36,7 +36,7 @@ export async function reconcileInventory(
   }
   const rows = await machinesOfHost(deps.database.db, origin.hostId);
   for (const row of rows) if (!present.has(row.id)) await mendMissing(deps, origin, row.id);
-  await reconcileHosts(deps, [origin.hostId]);
+  await reconcileHosts(deps, { hostId: origin.hostId });
 }
 
 /** A machine that only the host knows, or that is destroyed here, must not go on there. */
@@ -123,9 +123,11 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
 }
 
 /** In between: machines of connected hosts that are not as desired and have no op under way. */
-export async function reconcileHosts(deps: Deps, hostIds: string[]): Promise<void> {
-  if (hostIds.length === 0) return;
-  const rows = await findDiverged(deps.database.db, hostIds, BATCH);
+export async function reconcileHosts(
+  deps: Deps,
+  of: Parameters<typeof findDiverged>[1],
+): Promise<void> {
+  const rows = await findDiverged(deps.database.db, of, BATCH);
   for (const row of rows)
     if (remedy(row) !== null)
       await transact(deps, (tx, effects) => applyRemedy(tx, effects, row.id));

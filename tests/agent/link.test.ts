@@ -54,7 +54,7 @@ describe("the agent's link", () => {
     expect(stream.received.filter((frame) => frame.case === "progress").length).toBeGreaterThan(0);
   });
 
-  test("sends a result after every reconnect until it is acknowledged", async () => {
+  test("matrix: lost result: sends it after every reconnect until it is acknowledged", async () => {
     const first = await hub.stream();
     const op = startOp(id, 1);
     first.send({ case: "op", value: op });
@@ -82,7 +82,7 @@ describe("the agent's link", () => {
     expect(agent.driver.begun).toHaveLength(1);
   });
 
-  test("refuses frames of an older epoch", async () => {
+  test("matrix: stale stream: refuses frames of an older epoch", async () => {
     (await hub.stream()).drop();
     const stream = await hub.stream();
     stream.send({ case: "op", value: startOp(id, 1) }, stream.epoch - 1n);

@@ -71,7 +71,7 @@ const emptyHello = {
   inventory: [],
 };
 
-test("the newest stream wins, and the end of the older leaves the host ready", async () => {
+test("matrix: stale disconnect after reconnect: the newest stream wins, and the end of the older leaves the host ready", async () => {
   const hostId = HostId.create();
   const older = await FakeAgent.connect(plane.grpcAddr, { hostId });
   await using newer = await FakeAgent.connect(plane.grpcAddr, { hostId });

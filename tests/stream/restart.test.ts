@@ -69,7 +69,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-test("killed with SIGKILL and started again, it has the same machines in the same states", async () => {
+test("matrix: cp SIGKILL: killed and started again, it has the same machines in the same states", async () => {
   const directory = join(root, "killed");
   const first = await startPlane(directory);
   const agent = await FakeAgent.connect(first.grpcAddr);
@@ -106,7 +106,7 @@ test("killed with SIGKILL and started again, it has the same machines in the sam
   expect(await second.process.exited).toBe(0);
 });
 
-test("killed after the commit and before the ack, it neither loses the machine nor makes two", async () => {
+test("matrix: cp SIGKILL: killed after the commit and before the ack, it neither loses the machine nor makes two", async () => {
   const directory = join(root, "committed");
   const first = await startPlane(directory);
   const agent = await FakeAgent.connect(first.grpcAddr);
@@ -133,7 +133,7 @@ test("killed after the commit and before the ack, it neither loses the machine n
   expect(await second.process.exited).toBe(0);
 });
 
-test("a second one on the same directory refuses, naming the first", async () => {
+test("matrix: two cps on one embedded data directory: the second one refuses, naming the first", async () => {
   const directory = join(root, "shared");
   const first = await startPlane(directory);
   const second = spawnPlane(directory);
@@ -146,7 +146,7 @@ test("a second one on the same directory refuses, naming the first", async () =>
   expect(await first.process.exited).toBe(0);
 });
 
-test("SIGTERM says Goodbye, ends streams that are open, and leaves no PostgreSQL behind", async () => {
+test("matrix: SIGTERM with live agents: says Goodbye, ends streams that are open, and leaves no PostgreSQL behind", async () => {
   const directory = join(root, "stopped");
   const plane = await startPlane(directory);
   const agent = await FakeAgent.connect(plane.grpcAddr);

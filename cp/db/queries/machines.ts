@@ -10,9 +10,9 @@ import {
   lte,
   ne,
   not,
-  notInArray,
-  sql,
+  notExists,
   type SQL,
+  sql,
 } from "drizzle-orm";
 import type { MachineState } from "../../../proto/states.ts";
 import type { Db } from "../index.ts";
@@ -267,23 +267,40 @@ export function markUnknown(tx: Db, hostId: string): Promise<MachineRow[]> {
 }
 
 /**
- * Machines of connected hosts that are not as desired and have no op under way.
- * Coarse: core's `remedy` decides.
+ * Machines that are not as desired and have no op under way, of one host or of all
+ * that a replica holds. Coarse: core's `remedy` decides.
  */
-export function findDiverged(tx: Db, hostIds: string[], limit: number): Promise<MachineRow[]> {
+export function findDiverged(
+  tx: Db,
+  of: { hostId: string } | { replicaId: string },
+  limit: number,
+): Promise<MachineRow[]> {
+  const which =
+    "hostId" in of
+      ? eq(machines.hostId, of.hostId)
+      : inArray(
+          machines.hostId,
+          tx.select({ id: hosts.id }).from(hosts).where(eq(hosts.ownerReplica, of.replicaId)),
+        );
   const busy = tx
-    .select({ id: ops.machineId })
+    .select({ id: ops.id })
     .from(ops)
-    .where(and(inArray(ops.hostId, hostIds), inArray(ops.state, ["pending", "sent", "acked"])));
+    .where(
+      and(
+        eq(ops.machineId, machines.id),
+        eq(ops.hostId, machines.hostId),
+        inArray(ops.state, ["pending", "sent", "acked"]),
+      ),
+    );
   return tx
     .select()
     .from(machines)
     .where(
       and(
-        inArray(machines.hostId, hostIds),
+        which,
         ne(machines.observedState, "destroyed"),
         ne(machines.observedState, machines.desiredState),
-        notInArray(machines.id, busy),
+        notExists(busy),
       ),
     )
     .orderBy(asc(machines.updatedAt))

@@ -43,23 +43,26 @@ export async function enroll(
   const hostId = HostId.parse(request.hostId);
   const publicKey = await requestedKey(request.csr);
   const keyHash = hashOfKey(publicKey);
-  const { certificate, notAfter } = await authority.issueHost(hostId, publicKey);
   const taken = new LvError(
     "PERMISSION_DENIED",
     `Host ${hostId} has another key, or this key was revoked: an administrator has to revoke the host first`,
   );
   try {
-    await transact(deps, async (tx) => {
+    const issued = await transact(deps, async (tx) => {
       if (!(await spendJoinToken(tx, { id, secretHash: hashOf(secret), keyHash })))
         throw new LvError("UNAUTHENTICATED", "The join token is unknown, spent or has expired");
-      if (!(await enrolKey(tx, { keyHash, hostId, notAfter }))) throw taken;
+      // Nothing is signed for a stranger.
+      const made = await authority.issueHost(hostId, publicKey);
+      if (!(await enrolKey(tx, { keyHash, hostId, notAfter: made.notAfter }))) throw taken;
+      return made;
     });
+    deps.log.info({ hostId, keyHash, joinToken: id }, "host enrolled");
+    return issued.certificate;
   } catch (error) {
-    if (violatedConstraint(error) === "host_keys_one_per_host") throw taken;
-    throw error;
+    const why = violatedConstraint(error) === "host_keys_one_per_host" ? taken : error;
+    deps.log.warn({ hostId, joinToken: id, reason: LvError.from(why).reason }, "enrolment refused");
+    throw why;
   }
-  deps.log.info({ hostId, keyHash, joinToken: id }, "host enrolled");
-  return certificate;
 }
 
 /** The next certificate of a host that is connected. Throws PERMISSION_DENIED, BAD_REQUEST. */

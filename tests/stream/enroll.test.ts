@@ -316,7 +316,7 @@ test("a connection without a certificate is closed when it has had its time to e
   const dir = mkdtempSync(join(tmpdir(), "leveret-stranger-"));
   await using own = await startPlane({
     config: { insecureLink: false, dataDir: dir },
-    strangerMs: 100,
+    strangerMs: 2_000,
   });
   const stranger = connectHttp2(`https://${own.grpcAddr}`, { rejectUnauthorized: false });
   stranger.on("error", () => undefined);

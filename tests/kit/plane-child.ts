@@ -24,6 +24,7 @@ export class PlaneChild implements AsyncDisposable {
     this.grpcAddr = ready.grpcAddr;
   }
 
+  /** `databaseUrl`: "" = a PostgreSQL of its own, in `dataDir`; end it with `end`. */
   static async start(
     databaseUrl: string,
     dataDir: string,
@@ -76,6 +77,12 @@ export class PlaneChild implements AsyncDisposable {
 
   thaw(): void {
     this.#process.kill("SIGCONT");
+  }
+
+  /** SIGTERM, which ends an embedded PostgreSQL too. */
+  async end(): Promise<void> {
+    this.#process.kill("SIGTERM");
+    await this.#process.exited;
   }
 
   async kill(): Promise<void> {

@@ -34,11 +34,14 @@ export function needOf(config: MachineConfig): Need {
 export async function place(tx: Db, machine: Placeable): Promise<Placed> {
   const need = needOf(machine.config);
   const from = HostId.create();
-  const warm = await hostsWithImage(tx, machine.config.image, from, WARM);
+  const sample = await sampleHosts(tx, from, SAMPLE);
+  // A sample that went round the end is most of a small fleet: then all of it is asked.
+  const wrapped = sample.some(({ id }) => id < from);
+  const warm = await hostsWithImage(tx, machine.config.image, wrapped ? "" : from, WARM);
   const wishes = await wishesOf(tx, machine, warm);
   let refusal = "";
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
-    const rows = attempt === 0 ? await draw(tx, from, warm) : await listHosts(tx);
+    const rows = attempt === 0 ? await withWarm(tx, sample, warm) : await listHosts(tx);
     const choice = choose(rows.map(viewOf), need, wishes);
     for (const hostId of choice.candidates) {
       if (!(await reserve(tx, hostId, need))) continue;
@@ -52,8 +55,7 @@ export async function place(tx: Db, machine: Placeable): Promise<Placed> {
   return { refusal };
 }
 
-async function draw(tx: Db, from: string, warm: string[]): Promise<HostRow[]> {
-  const sample = await sampleHosts(tx, from, SAMPLE);
+async function withWarm(tx: Db, sample: HostRow[], warm: string[]): Promise<HostRow[]> {
   const more = warm.filter((id) => !sample.some((host) => host.id === id));
   return more.length === 0 ? sample : [...sample, ...(await hostsByIds(tx, more))];
 }

@@ -198,25 +198,21 @@ export async function hostsOfGroup(
   return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
 }
 
-/** A few hosts that a machine of this image has run on: from `from` on, else from the first. */
+/** A few hosts, from `from` on, that a machine of this image has run on. */
 export async function hostsWithImage(
   tx: Db,
   image: string,
   from: string,
   limit: number,
 ): Promise<string[]> {
-  const look = async (first: string): Promise<string[]> => {
-    const had = and(eq(machines.image, image), isNotNull(machines.imageDigest));
-    const rows = await tx
-      .selectDistinct({ hostId: machines.hostId })
-      .from(machines)
-      .where(and(had, gte(machines.hostId, first)))
-      .orderBy(asc(machines.hostId))
-      .limit(limit);
-    return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
-  };
-  const after = await look(from);
-  return after.length > 0 ? after : look("");
+  const had = and(eq(machines.image, image), isNotNull(machines.imageDigest));
+  const rows = await tx
+    .selectDistinct({ hostId: machines.hostId })
+    .from(machines)
+    .where(and(had, gte(machines.hostId, from)))
+    .orderBy(asc(machines.hostId))
+    .limit(limit);
+  return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
 }
 
 /** Machines of the host that are not destroyed. */

@@ -3,7 +3,7 @@
  * queries of cp/db run unchanged, through drizzle, and their text is translated.
  * PostgreSQL would cost a round trip per statement; with this a whole fleet's life
  * fits into a few milliseconds. What is given up: transactions run one after the
- * other, never side by side. tests/sim/sql.test.ts runs the same seeds on PostgreSQL.
+ * other, never side by side. tests/sim/sql.test.ts asks PostgreSQL the same questions.
  */
 import { Database as Sqlite, SQLiteError, type Statement } from "bun:sqlite";
 import { readdirSync } from "node:fs";

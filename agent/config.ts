@@ -10,9 +10,11 @@ import { LvError } from "../proto/errors.ts";
 export type Capacity = { cpus: number; memoryMib: number; diskMib: number };
 
 export type AgentConfig = {
-  /** host:port of the control plane's AgentLink. */
+  /** host:port of the control plane's AgentLink; of each replica, with commas. */
   controlPlaneAddr: string;
   insecureLink: boolean;
+  /** Brings a host its first certificate; null = none was given. */
+  joinToken: string | null;
   dir: string;
   cacheDir: string;
   hostName: string;
@@ -62,12 +64,28 @@ function integer(env: Environment, name: string, fallback: () => number): number
   return number;
 }
 
+/** Machines may be promised more than there is: CPUs four times, since they are rarely all busy. */
+function overcommitted(env: Environment, name: string, fallback: number, real: number): number {
+  const value = text(env, name, String(fallback));
+  const ratio = Number(value);
+  if (!/^\d+(\.\d+)?$/.test(value) || ratio < 0.1 || ratio > 64)
+    throw invalid(name, value, "a ratio from 0.1 to 64");
+  return Math.max(1, Math.floor(real * ratio));
+}
+
+/** Memory that is kept for the host itself. */
+function reserveMib(env: Environment): number {
+  return integer(env, "LEVERET_RESERVE_MEMORY_MIB", () => 512);
+}
+
 function address(env: Environment): string {
   const name = "CONTROL_PLANE_GRPC_ADDR";
   const value = text(env, name, "127.0.0.1:8090");
-  const port = /^(?:\[[0-9a-fA-F:.]+\]|[^\s:/[\]]+):(\d{1,5})$/.exec(value)?.[1];
-  if (port === undefined || Number(port) < 1 || Number(port) > 65_535)
-    throw invalid(name, value, "host:port");
+  for (const one of value.split(",")) {
+    const port = /^(?:\[[0-9a-fA-F:.]+\]|[^\s:/[\]]+):(\d{1,5})$/.exec(one)?.[1];
+    if (port === undefined || Number(port) < 1 || Number(port) > 65_535)
+      throw invalid(name, value, "host:port");
+  }
   return value;
 }
 
@@ -120,13 +138,24 @@ export function loadAgentConfig(env: Environment): AgentConfig {
   return {
     controlPlaneAddr: address(env),
     insecureLink: flag(env, "LEVERET_INSECURE_LINK"),
+    joinToken: text(env, "LEVERET_JOIN_TOKEN", "") || null,
     dir,
     cacheDir,
     hostName: text(env, "LEVERET_HOST_NAME", hostname()),
     labels: labels(env),
     capacity: {
-      cpus: integer(env, "LEVERET_CPUS", availableParallelism),
-      memoryMib: integer(env, "LEVERET_MEMORY_MIB", () => totalmem() / MIB - 512),
+      cpus: overcommitted(
+        env,
+        "LEVERET_CPU_OVERCOMMIT",
+        4,
+        integer(env, "LEVERET_CPUS", availableParallelism),
+      ),
+      memoryMib: overcommitted(
+        env,
+        "LEVERET_MEMORY_OVERCOMMIT",
+        1,
+        integer(env, "LEVERET_MEMORY_MIB", () => totalmem() / MIB - reserveMib(env)),
+      ),
       diskMib: integer(env, "LEVERET_DISK_MIB", () => freeDiskMib(dir) - 1024),
     },
     kernelPath: absolute(env, "LEVERET_KERNEL"),

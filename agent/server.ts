@@ -8,7 +8,6 @@ import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
 import { type Clock, systemClock } from "../lib/clock.ts";
 import { createLog, type Log } from "../lib/log.ts";
-import { LvError } from "../proto/errors.ts";
 import type { HostId } from "../proto/ids.ts";
 import { type AgentConfig, loadAgentConfig } from "./config.ts";
 import type { AgentContext } from "./context.ts";
@@ -17,6 +16,7 @@ import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
 import { findKernelPackage } from "./kernel/package.ts";
 import { runLink } from "./link/client.ts";
+import { Identity } from "./link/identity.ts";
 import type { Driver } from "./runtime/driver.ts";
 import { Fleet } from "./runtime/fleet.ts";
 import { Journal } from "./runtime/journal.ts";
@@ -45,17 +45,17 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   const config = { ...loadAgentConfig(process.env), ...overrides.config };
   const clock = overrides.clock ?? systemClock;
   const log = overrides.log ?? createLog("agent", config.logLevel);
-  if (!config.insecureLink)
-    throw new LvError(
-      "CONFIG_INVALID",
-      "mTLS is not available in this version: set LEVERET_INSECURE_LINK=1 on a link that nobody else can reach",
-    );
   const machinesDir = join(config.dir, "machines");
   mkdirSync(machinesDir, { recursive: true, mode: 0o700 });
   // Undone in reverse order, when a later step fails as well.
   await using cleanup = new AsyncDisposableStack();
   cleanup.use(lockDirectory(config.dir));
   const journal = cleanup.use(new Journal(join(config.dir, "journal.sqlite")));
+  const hostId = journal.hostId();
+  const { joinToken, dir } = config;
+  const identity = config.insecureLink
+    ? null
+    : await Identity.open({ dir, hostId, joinToken, clock, log });
   const images = overrides.images ?? makeImages(config, clock, log);
   cleanup.defer(() => images.close());
   const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });
@@ -65,8 +65,9 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   const fleet = new Fleet({ journal, images, driver, kernels, clock, log, capacity });
   cleanup.defer(() => fleet.close());
   await fleet.recover();
-  const hostId = journal.hostId();
-  const context: AgentContext = { config, clock, log, hostId, fleet, version: packageJson.version };
+  const { version } = packageJson;
+  const instance = crypto.randomUUID();
+  const context: AgentContext = { config, clock, log, hostId, fleet, version, instance, identity };
   const leaving = new AbortController();
   const finished = runLink(context, leaving.signal);
   // Whoever awaits `finished` hears of a refusal; without a handler it would end the process.

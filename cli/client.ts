@@ -7,20 +7,27 @@
 import { z } from "zod";
 import { Backoff } from "../lib/backoff.ts";
 import { abortReason, systemClock, type Clock } from "../lib/clock.ts";
-import { LvError, REASONS, isReason } from "../proto/errors.ts";
+import { LvError } from "../proto/errors.ts";
 import {
-  ErrorBody,
+  CreatedJoinToken,
   Host,
   LogLine,
   Machine,
-  MachineEventBody,
+  RevokedHost,
   type CreateMachineRequest,
 } from "../proto/rest.ts";
-import { serverEvents } from "./sse.ts";
+import { tokenFor } from "./credentials.ts";
+import { errorFrom, parsed, unreadable } from "./answers.ts";
+import { serverEvents, type ServerEvent } from "./sse.ts";
 
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 export type ClientOptions = {
   url: string;
+  token?: string | null;
+  /** For a fleet token: which project's machines are meant; its own default otherwise. */
+  project?: string | null;
+  /** Of a lease that the caller has. */
+  nonce?: string | null;
   fetch?: Fetch;
   clock?: Clock;
   firstPatienceMs?: number;
@@ -35,6 +42,7 @@ type CallOptions = {
 };
 
 const REQUEST_TIMEOUT_MS = 30_000;
+const PAGE = 200;
 /** Errors that pass by themselves soon; a host that is away may stay away, so that is told at once. */
 const RETRIED = new Set(["LINK_LOST", "DATABASE_UNAVAILABLE", "SHUTTING_DOWN"]);
 
@@ -49,6 +57,7 @@ export function controlPlaneUrl(env: NodeJS.ProcessEnv = process.env): string {
 
 export class Client {
   readonly url: string;
+  readonly #identity: Record<string, string>;
   readonly #fetch: Fetch;
   readonly #clock: Clock;
   readonly #firstPatienceMs: number;
@@ -57,6 +66,11 @@ export class Client {
 
   constructor(options: ClientOptions) {
     this.url = options.url;
+    this.#identity = {
+      ...(options.token == null ? {} : { authorization: `Bearer ${options.token}` }),
+      ...(options.project == null ? {} : { "leveret-project": options.project }),
+      ...(options.nonce == null ? {} : { "leveret-machine-lease-nonce": options.nonce }),
+    };
     this.#fetch = options.fetch ?? ((url, init) => fetch(url, init));
     this.#clock = options.clock ?? systemClock;
     this.#firstPatienceMs = options.firstPatienceMs ?? 3_000;
@@ -64,7 +78,14 @@ export class Client {
   }
 
   static fromEnvironment(): Client {
-    return new Client({ url: controlPlaneUrl() });
+    const url = controlPlaneUrl();
+    const set = (name: string): string | null => process.env[name] || null;
+    return new Client({
+      url,
+      token: tokenFor(url),
+      project: set("LEVERET_PROJECT"),
+      nonce: set("LEVERET_LEASE_NONCE"),
+    });
   }
 
   async createMachine(request: CreateMachineRequest, signal?: AbortSignal): Promise<Machine> {
@@ -77,20 +98,24 @@ export class Client {
     return Machine.parse(await this.#json("GET", machinePath(ref), { signal }));
   }
 
-  async machines(signal?: AbortSignal): Promise<Machine[]> {
-    return list("machines", Machine, await this.#json("GET", "/v1/machines", { signal }));
+  machines(signal?: AbortSignal): Promise<Machine[]> {
+    return this.pages("/v1/machines", Machine, signal);
   }
 
-  async events(ref: string): Promise<MachineEventBody[]> {
-    return list(
-      "events",
-      MachineEventBody,
-      await this.#json("GET", `${machinePath(ref)}/events`, {}),
-    );
+  hosts(signal?: AbortSignal): Promise<Host[]> {
+    return this.pages("/v1/hosts", Host, signal);
   }
 
-  async hosts(signal?: AbortSignal): Promise<Host[]> {
-    return list("hosts", Host, await this.#json("GET", "/v1/hosts", { signal }));
+  /** For one host to join with; `seconds` until it expires. */
+  async joinToken(seconds?: number, signal?: AbortSignal): Promise<CreatedJoinToken> {
+    const body = seconds === undefined ? {} : { expires_in: seconds };
+    return CreatedJoinToken.parse(await this.#json("POST", "/v1/hosts/tokens", { body, signal }));
+  }
+
+  /** By id or name. Its certificate is taken away. */
+  async revokeHost(ref: string): Promise<RevokedHost> {
+    const path = `/v1/hosts/${encodeURIComponent(ref)}/revoke`;
+    return RevokedHost.parse(await this.#json("POST", path, {}));
   }
 
   async start(ref: string): Promise<Machine> {
@@ -141,7 +166,8 @@ export class Client {
     const backoff = new Backoff({ baseMs: 200, capMs: 3_000 });
     for (;;) {
       try {
-        for await (const event of this.#events(ref, follow, last, signal)) {
+        const path = `${machinePath(ref)}/logs?follow=${String(follow)}`;
+        for await (const event of this.stream(path, last, signal)) {
           failingSince = null;
           backoff.reset();
           if (event.event === "end") return;
@@ -167,21 +193,42 @@ export class Client {
     }
   }
 
-  async *#events(ref: string, follow: boolean, last: string | null, signal?: AbortSignal) {
-    const response = await this.#response(
-      "GET",
-      `${machinePath(ref)}/logs?follow=${String(follow)}`,
-      {
-        signal,
-        headers: {
-          accept: "text/event-stream",
-          ...(last === null ? {} : { "last-event-id": last }),
-        },
-      },
-      null,
-    );
-    if (response.body === null) return;
-    yield* serverEvents(response.body);
+  /** Server-sent events of a route, once; `last` is the id of the last one that is known. */
+  async *stream(
+    path: string,
+    last: string | null,
+    signal?: AbortSignal,
+  ): AsyncGenerator<ServerEvent> {
+    const headers = {
+      accept: "text/event-stream",
+      ...(last === null ? {} : { "last-event-id": last }),
+    };
+    const response = await this.#response("GET", path, { signal, headers }, null);
+    if (response.body !== null) yield* serverEvents(response.body);
+  }
+
+  /** Any route, parsed by the shape of its answer. */
+  async call<T>(
+    method: string,
+    path: string,
+    shape: z.ZodType<T>,
+    options: { body?: unknown; headers?: Record<string, string> } = {},
+  ): Promise<T> {
+    return parsed(path, shape, await this.#json(method, path, options));
+  }
+
+  /** A whole list, page by page. */
+  async pages<T>(path: string, item: z.ZodType<T>, signal?: AbortSignal): Promise<T[]> {
+    const all: T[] = [];
+    for (let cursor: string | null = ""; cursor !== null;) {
+      const query: string = cursor === "" ? "" : `&cursor=${encodeURIComponent(cursor)}`;
+      const joint = path.includes("?") ? "&" : "?";
+      const url = `${path}${joint}limit=${PAGE}${query}`;
+      const response = await this.#response("GET", url, { signal }, REQUEST_TIMEOUT_MS);
+      all.push(...parsed(path, z.array(item), await response.json()));
+      cursor = response.headers.get("leveret-next-cursor");
+    }
+    return all;
   }
 
   async #json(method: string, path: string, options: CallOptions): Promise<unknown> {
@@ -224,6 +271,7 @@ export class Client {
       headers: {
         ...(options.body === undefined ? {} : { "content-type": "application/json" }),
         ...(options.key === undefined ? {} : { "idempotency-key": options.key }),
+        ...this.#identity,
         ...options.headers,
       },
       signal: AbortSignal.any(signals.filter((signal) => signal !== undefined)),
@@ -245,7 +293,7 @@ export class Client {
   }
 }
 
-function machinePath(ref: string): string {
+export function machinePath(ref: string): string {
   return `/v1/machines/${encodeURIComponent(ref)}`;
 }
 
@@ -253,36 +301,4 @@ function machinePath(ref: string): string {
 function requestTimeout(path: string): number {
   const seconds = /[?&]timeout=(\d+)/.exec(path)?.[1];
   return REQUEST_TIMEOUT_MS + (seconds === undefined ? 0 : Number(seconds) * 1000);
-}
-
-function list<T>(key: string, item: z.ZodType<T>, body: unknown): T[] {
-  const parsed = z.union([z.array(item), z.object({ [key]: z.array(item) })]).safeParse(body);
-  if (!parsed.success) throw unreadable(key, parsed.error);
-  return Array.isArray(parsed.data) ? parsed.data : (parsed.data[key] ?? []);
-}
-
-function unreadable(what: string, cause: z.ZodError): LvError {
-  return new LvError(
-    "INTERNAL",
-    `The control plane's ${what} cannot be read: is it of another version? ${z.prettifyError(cause).slice(0, 300)}`,
-    { cause },
-  );
-}
-
-/** The body's reason when the table has it; otherwise the best that the status says. */
-function errorFrom(status: number, text: string): LvError {
-  let body: unknown;
-  try {
-    body = JSON.parse(text);
-  } catch {
-    body = null;
-  }
-  const parsed = ErrorBody.safeParse(body);
-  if (!parsed.success)
-    return new LvError("INTERNAL", `The control plane answered ${status}: ${text.slice(0, 200)}`);
-  const { reason, message } = parsed.data.error;
-  if (isReason(reason)) return new LvError(reason, message);
-  const fallback =
-    Object.entries(REASONS).find(([, row]) => row.http === status)?.[0] ?? "INTERNAL";
-  return new LvError(isReason(fallback) ? fallback : "INTERNAL", `${reason}: ${message}`);
 }

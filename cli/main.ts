@@ -11,10 +11,18 @@ const VERBS: Record<string, () => Promise<Command>> = {
   ps: async () => (await import("./commands/machines.ts")).ps,
   logs: async () => (await import("./commands/logs.ts")).command,
   stop: async () => (await import("./commands/machines.ts")).stop,
+  restart: async () => (await import("./commands/machines.ts")).restart,
   start: async () => (await import("./commands/machines.ts")).start,
   rm: async () => (await import("./commands/machines.ts")).rm,
   wait: async () => (await import("./commands/machines.ts")).wait,
   inspect: async () => (await import("./commands/machines.ts")).inspect,
+  update: async () => (await import("./commands/config.ts")).update,
+  metadata: async () => (await import("./commands/config.ts")).metadata,
+  lease: async () => (await import("./commands/config.ts")).lease,
+  events: async () => (await import("./commands/events.ts")).events,
+  audit: async () => (await import("./commands/events.ts")).audit,
+  tokens: async () => (await import("./commands/tokens.ts")).command,
+  projects: async () => (await import("./commands/projects.ts")).command,
   hosts: async () => (await import("./commands/hosts.ts")).command,
   kernel: async () => (await import("./commands/spawned.ts")).kernel,
   quickstart: async () => (await import("./commands/quickstart.ts")).command,
@@ -29,7 +37,7 @@ async function helpText(): Promise<string> {
   );
   return `usage: lev VERB [options]\n\n${table(["verb", ""], rows).split("\n").slice(1).join("\n")}
 \`lev VERB --help\` says more. LEVERET_URL names the control plane
-(default http://127.0.0.1:8080).
+(default http://127.0.0.1:8080), LEVERET_TOKEN is who you are there and LEVERET_PROJECT\nwhose machines you mean.
 `;
 }
 

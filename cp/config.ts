@@ -2,6 +2,8 @@
 import { z } from "zod";
 import { LvError } from "../proto/errors.ts";
 
+const LOST_AFTER_S = 3_600;
+
 const port = z.coerce.number().int().min(0).max(65_535);
 
 const Environment = z.object({
@@ -10,15 +12,40 @@ const Environment = z.object({
   LEVERET_GRPC_HOST: z.string().min(1).default("127.0.0.1"),
   GRPC_PORT: port.default(8090),
   LEVERET_INSECURE_LINK: z.enum(["0", "1"]).default("0"),
+  LEVERET_GRPC_NAMES: z.string().default(""),
+  LEVERET_SECRET_KEY: z
+    .string()
+    .regex(/^[0-9a-f]{64}$/, "expected 64 hexadecimal digits")
+    .optional(),
   DATABASE_URL: z
     .string()
     .regex(/^postgres(ql)?:\/\/./, "expected postgres://…")
     .optional(),
+  LEVERET_LISTEN_URL: z
+    .string()
+    .regex(/^postgres(ql)?:\/\/./, "expected postgres://…")
+    .optional(),
+  LEVERET_REPLICA_URL: z
+    .string()
+    .regex(/^https?:\/\/[^\s/]+$/, "expected http://host:port")
+    .optional(),
+  LEVERET_BOOTSTRAP_TOKEN: z
+    .string()
+    .regex(/^lvt_[0-9a-hjkmnp-tv-z]{32}$/, "expected lvt_ and 32 characters of base32")
+    .optional(),
   LEVERET_CP_DIR: z.string().min(1).default("/var/lib/leveret/cp"),
+  LEVERET_LOST_AFTER: z.coerce.number().int().min(1).max(31_536_000).default(LOST_AFTER_S),
   LEVERET_LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"])
     .default("info"),
 });
+
+const SECRET = [
+  "DATABASE_URL",
+  "LEVERET_LISTEN_URL",
+  "LEVERET_BOOTSTRAP_TOKEN",
+  "LEVERET_SECRET_KEY",
+];
 
 export type Config = {
   httpHost: string;
@@ -28,9 +55,21 @@ export type Config = {
   grpcPort: number;
   /** Plain h2c on the link. */
   insecureLink: boolean;
+  /** Further DNS names and addresses of the hub's certificate. */
+  grpcNames: string[];
+  /** What secrets in the database are sealed with; null = the file in `dataDir`. */
+  secretKey: string | null;
   /** null = run the embedded PostgreSQL in `dataDir`. */
   databaseUrl: string | null;
+  /** A PostgreSQL session that LISTEN outlasts a transaction on; null = databaseUrl. */
+  listenUrl: string | null;
+  /** Where other replicas reach our HTTP listener; null = where it listens. */
+  replicaUrl: string | null;
   dataDir: string;
+  /** The first admin token, brought along; null = one is made and shown once. */
+  bootstrapToken: string | null;
+  /** Seconds until a host that is away is `lost`. */
+  lostAfterS: number;
   logLevel: string;
 };
 
@@ -42,8 +81,8 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
   if (!parsed.success) {
     const lines = parsed.error.issues.map((issue) => {
       const key = String(issue.path[0]);
-      // A database URL carries a password: its value is never repeated.
-      const value = key === "DATABASE_URL" ? "" : `="${env[key] ?? ""}"`;
+      // Secrets are never repeated; a database URL carries a password.
+      const value = SECRET.includes(key) ? "" : `="${env[key] ?? ""}"`;
       return `${key}${value}: ${issue.message}`;
     });
     throw new LvError("CONFIG_INVALID", lines.join("; "));
@@ -55,8 +94,16 @@ export function loadConfig(env: Record<string, string | undefined>): Config {
     grpcHost: raw.LEVERET_GRPC_HOST,
     grpcPort: raw.GRPC_PORT,
     insecureLink: raw.LEVERET_INSECURE_LINK === "1",
+    grpcNames: raw.LEVERET_GRPC_NAMES.split(",")
+      .map((name) => name.trim())
+      .filter((name) => name !== ""),
+    secretKey: raw.LEVERET_SECRET_KEY ?? null,
     databaseUrl: raw.DATABASE_URL ?? null,
+    listenUrl: raw.LEVERET_LISTEN_URL ?? null,
+    replicaUrl: raw.LEVERET_REPLICA_URL ?? null,
     dataDir: raw.LEVERET_CP_DIR,
+    bootstrapToken: raw.LEVERET_BOOTSTRAP_TOKEN ?? null,
+    lostAfterS: raw.LEVERET_LOST_AFTER,
     logLevel: raw.LEVERET_LOG_LEVEL,
   };
 }
@@ -68,12 +115,7 @@ export function isLoopback(host: string): boolean {
 
 /** Throws CONFIG_INVALID when the link would be open to others without identity. */
 export function checkLink(config: Config): void {
-  if (!config.insecureLink)
-    throw new LvError(
-      "CONFIG_INVALID",
-      "mTLS is not available in this version: set LEVERET_INSECURE_LINK=1 to serve the link in plain HTTP/2 on loopback",
-    );
-  if (!isLoopback(config.grpcHost))
+  if (config.insecureLink && !isLoopback(config.grpcHost))
     throw new LvError(
       "CONFIG_INVALID",
       `LEVERET_GRPC_HOST="${config.grpcHost}": with LEVERET_INSECURE_LINK=1 the link is served on loopback only`,

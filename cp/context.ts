@@ -36,7 +36,7 @@ export async function createContext(
   } else {
     address = config.databaseUrl;
   }
-  const database = cleanup.use(await openDatabase(address));
+  const database = cleanup.use(await openDatabase(address, { listenUrl: config.listenUrl }));
   const owned = cleanup.move();
   return {
     config,

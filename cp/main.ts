@@ -6,6 +6,8 @@ import { startControlPlane } from "./server.ts";
 const signal = shutdownSignal();
 try {
   await using plane = await startControlPlane();
+  if (plane.firstToken !== null)
+    process.stderr.write(`cp: the first admin token, shown this once: ${plane.firstToken}\n`);
   const asked = new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     signal.addEventListener("abort", () => resolve(), { once: true });

@@ -6,44 +6,48 @@
  * The end is the reverse and takes at most DRAIN_MS before the database is closed:
  * agents get Goodbye and come back by themselves, SSE streams end, requests finish.
  */
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
 import { LIMITS } from "../lib/limits.ts";
 import { LvError } from "../proto/errors.ts";
 import { Goodbye_Reason } from "../proto/gen/leveret/v1/agent_pb.js";
 import { ReplicaId } from "../proto/ids.ts";
 import { checkLink, loadConfig, type Config } from "./config.ts";
 import { createContext, type Context, type ContextOverrides } from "./context.ts";
-import { Attachments } from "./hub/attach.ts";
+import { clusterSecret } from "./db/queries/replicas.ts";
+import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
-import { Outbox } from "./hub/outbox.ts";
-import { ProgressBoard } from "./hub/progress.ts";
-import { Registry } from "./hub/registry.ts";
+import { RoutedLogs } from "./hub/routed-logs.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
 import { startLoop } from "./loops.ts";
-import { Changes } from "./ops/changes.ts";
+import { composePlane, type PlaneOptions } from "./plane.ts";
+import { loadSecretKey } from "./secret-key.ts";
+import { Authority } from "./ops/authority.ts";
 import type { Deps } from "./ops/deps.ts";
-import { allHostsDown, sweepHosts } from "./ops/host-down.ts";
-import { reconcileHosts } from "./ops/reconcile.ts";
+import { allHostsDown } from "./ops/host-down.ts";
+import { ADMIN_TOKEN_FILE, firstToken } from "./ops/tokens.ts";
 
 export const VERSION = "0.1.0";
 
 const DRAIN_MS = 5_000;
-const OUTBOX_POLL_MS = 1_000;
-const RECONCILE_MS = 5_000;
 const GOODBYE_JITTER_MS = 1_000;
 
-export type Overrides = ContextOverrides & {
-  /** Replaces what the environment says, variable by variable. */
-  config?: Partial<Config>;
-  env?: Record<string, string | undefined>;
-  outboxPollMs?: number;
-  reconcileMs?: number;
-  pingIntervalMs?: number;
-  sessionOpenTimeoutMs?: number;
-};
+type Periods = Pick<PlaneOptions, "outboxPollMs" | "reconcileMs" | "sessionOpenTimeoutMs">;
+
+export type Overrides = ContextOverrides &
+  Periods & {
+    /** Replaces what the environment says, variable by variable. */
+    config?: Partial<Config>;
+    env?: Record<string, string | undefined>;
+    pingIntervalMs?: number;
+    strangerMs?: number;
+  };
 
 export type ControlPlane = AsyncDisposable & {
+  /** The first admin token, when this start has made it; to be shown, once. */
+  firstToken: string | null;
   httpUrl: string;
   /** host:port for an agent's CONTROL_PLANE_GRPC_ADDR. */
   grpcAddr: string;
@@ -60,57 +64,55 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   const context = starting.use(await createContext(config, overrides));
   const { log, database } = context;
   const shutdown = new AbortController();
-  const registry = new Registry();
-  const deps: Deps = {
+  const plane = composePlane({
     database,
     clock: context.clock,
     log,
-    changes: new Changes(),
-    wake: (hostId) => outbox.wake(hostId),
-  };
-  const outbox = new Outbox(deps, registry);
-  const attachments = new Attachments(registry, overrides.sessionOpenTimeoutMs);
-  const progress = new ProgressBoard();
-  const parts: HubParts = {
-    deps,
     replicaId: ReplicaId.create(),
-    registry,
-    outbox,
-    attachments,
-    progress,
-  };
-  await allHostsDown(deps);
+    replicaUrl: config.databaseUrl === null ? null : () => config.replicaUrl ?? httpUrl,
+    authority: config.insecureLink
+      ? null
+      : await Authority.open(database.db, loadSecretKey(config), context.clock),
+    lostAfterS: config.lostAfterS,
+    ...periodsOf(overrides),
+  });
+  const { deps, parts, periodic } = plane;
+  const { outbox, attachments, progress, registry, replicaId } = parts;
+  const madeToken = await makeFirstToken(context);
+  const secret = await clusterSecret(database.db, randomBytes(32).toString("hex"));
+  if (config.databaseUrl === null) await allHostsDown(deps);
 
+  starting.defer(() => plane.leave());
   starting.defer(() => outbox.idle());
   const hub = starting.use(
     await listenHub(parts, {
       host: config.grpcHost,
       port: config.grpcPort,
+      tls: (await parts.authority?.serverCredentials(config.grpcNames)) ?? null,
       pingIntervalMs: overrides.pingIntervalMs ?? LIMITS.pingIntervalMs,
+      strangerMs: overrides.strangerMs ?? LIMITS.strangerMs,
     }),
   );
   starting.defer(() => drainHub(parts, context));
-  const loop = (name: string, ms: number, work: () => Promise<void>): void =>
-    void starting.use(startLoop({ name, ms, work, clock: context.clock, log }));
-  loop("outbox", overrides.outboxPollMs ?? OUTBOX_POLL_MS, () => outbox.poll());
-  loop("reconcile", overrides.reconcileMs ?? RECONCILE_MS, async () => {
-    await sweepHosts(deps, parts.replicaId, (origin) => registry.holds(origin));
-    await reconcileHosts(deps, registry.hostIds());
-  });
   const app = createApp(
     {
       ...deps,
-      logs: attachments,
+      logs: new RoutedLogs(deps, registry, attachments, { id: replicaId, secret }),
+      internal: { secret, logs: attachments },
+      hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       shutdown: shutdown.signal,
     },
     VERSION,
   );
   const httpUrl = listenHttp(app, config, shutdown, starting);
+  await plane.enter();
+  for (const one of periodic) starting.use(startLoop({ ...one, clock: context.clock, log }));
   const running = starting.move();
   let stopping = false;
   log.info({ httpUrl, grpcAddr: hub.address }, "control plane is ready");
   return {
+    firstToken: madeToken,
     httpUrl,
     grpcAddr: hub.address,
     app,
@@ -125,6 +127,22 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       log.info("control plane ended");
     },
   };
+}
+
+function periodsOf({ outboxPollMs, reconcileMs, sessionOpenTimeoutMs }: Periods): Periods {
+  return {
+    ...(outboxPollMs === undefined ? {} : { outboxPollMs }),
+    ...(reconcileMs === undefined ? {} : { reconcileMs }),
+    ...(sessionOpenTimeoutMs === undefined ? {} : { sessionOpenTimeoutMs }),
+  };
+}
+
+function makeFirstToken({ config, database, log }: Context): Promise<string | null> {
+  return firstToken(database, {
+    file: join(config.dataDir, ADMIN_TOKEN_FILE),
+    given: config.bootstrapToken,
+    onUnwritable: (err) => log.warn({ err }, "the admin token is shown but not kept in a file"),
+  });
 }
 
 function listenHttp(

@@ -11,6 +11,9 @@ export type EventId = Id<"event">;
 export type SessionId = Id<"session">;
 export type ReplicaId = Id<"replica">;
 export type RequestId = Id<"request">;
+export type ProjectId = Id<"project">;
+export type TokenId = Id<"token">;
+export type AuditId = Id<"audit entry">;
 
 const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
 const BODY = /^[0-9a-hjkmnp-tv-z]{20}$/;
@@ -53,3 +56,9 @@ export const EventId = kind<EventId>("evt", "event");
 export const SessionId = kind<SessionId>("ses", "session");
 export const ReplicaId = kind<ReplicaId>("rep", "replica");
 export const RequestId = kind<RequestId>("req", "request");
+export const ProjectId = kind<ProjectId>("prj", "project");
+export const TokenId = kind<TokenId>("tok", "token");
+export const AuditId = kind<AuditId>("aud", "audit entry");
+
+/** Made by the migration that introduced projects; what names no project belongs to it. */
+export const DEFAULT_PROJECT = ProjectId.parse("prj_00000000000000000000");

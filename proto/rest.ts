@@ -22,6 +22,20 @@ const argument = z
   .max(LIMITS.argvBytes)
   .regex(/^[^\0]*$/, "no NUL");
 
+export const RESTART_POLICIES = ["no", "on-failure", "always"] as const;
+
+const metadataKey = z
+  .string()
+  .min(1)
+  .max(256)
+  .regex(/^[^\0]*$/, "no NUL");
+const metadataValue = z
+  .string()
+  .max(4096)
+  .regex(/^[^\0]*$/, "no NUL");
+export const Metadata = z.record(metadataKey, metadataValue).meta({ id: "Metadata" });
+export const MetadataValue = z.strictObject({ value: metadataValue }).meta({ id: "MetadataValue" });
+
 export const MachineConfig = z
   .strictObject({
     image: z.string().min(1).max(1024).meta({ description: "OCI reference by tag or digest" }),
@@ -81,16 +95,84 @@ export const MachineConfig = z
           .meta({ description: "Seconds until the machine is killed" }),
       })
       .prefault({}),
-    metadata: z.record(z.string().max(256), z.string().max(4096)).default({}),
+    restart: z
+      .strictObject({
+        policy: z.enum(RESTART_POLICIES).default("no").meta({
+          description:
+            "When a run has ended by itself; on-failure: with another exit code than 0, or without one",
+        }),
+        max_retries: z
+          .int()
+          .min(0)
+          .max(1_000_000)
+          .default(10)
+          .meta({ description: "Runs in a row that end within a minute; for on-failure" }),
+      })
+      .prefault({}),
+    auto_destroy: z
+      .boolean()
+      .default(false)
+      .meta({ description: "Remove the machine when it has ended and is not to be restarted" }),
+    placement: z
+      .strictObject({
+        labels: z.record(z.string().min(1).max(253), z.string().max(253)).default({}).meta({
+          description: "Labels that the host must have; `arch` and `kvm` are always there",
+        }),
+        anti_affinity: z.string().min(1).max(63).optional().meta({
+          description: "A group of the project: no two machines of it are on the same host",
+        }),
+      })
+      .prefault({}),
+    metadata: z.record(metadataKey, metadataValue).default({}),
   })
   .meta({ id: "MachineConfig" });
 export type MachineConfig = z.infer<typeof MachineConfig>;
 export type MachineConfigInput = z.input<typeof MachineConfig>;
 
 export const CreateMachineRequest = z
-  .strictObject({ name: name.optional(), config: MachineConfig })
+  .strictObject({
+    name: name.optional(),
+    config: MachineConfig,
+    on_no_capacity: z.enum(["pending", "fail"]).default("pending").meta({
+      description: "pending: the machine waits for room; fail: it is `failed` at once",
+    }),
+  })
   .meta({ id: "CreateMachineRequest" });
 export type CreateMachineRequest = z.input<typeof CreateMachineRequest>;
+
+/** RFC 7396 on the machine's config: what is null goes back to its default. */
+export const PatchMachineRequest = z
+  .strictObject({ config: z.record(z.string(), z.unknown()) })
+  .meta({ id: "PatchMachineRequest" });
+
+export const ReplaceMachineRequest = z
+  .strictObject({ config: MachineConfig })
+  .meta({ id: "ReplaceMachineRequest" });
+
+export const LeaseRequest = z
+  .strictObject({
+    ttl: z
+      .int()
+      .min(1)
+      .max(3_600)
+      .default(60)
+      .meta({ description: "Seconds; asking again with the nonce renews it" }),
+    description: z.string().max(256).optional(),
+  })
+  .meta({ id: "LeaseRequest" });
+
+export const Lease = z
+  .object({
+    nonce: z
+      .string()
+      .optional()
+      .meta({ description: "Only for the one who has it: goes into leveret-machine-lease-nonce" }),
+    owner: z.string().meta({ description: "Id of the token that took it" }),
+    description: z.string().nullable(),
+    expires_at: z.string(),
+  })
+  .meta({ id: "Lease" });
+export type Lease = z.infer<typeof Lease>;
 
 export const StopMachineRequest = z
   .strictObject({
@@ -116,6 +198,13 @@ export const MachineEventBody = z
   })
   .meta({ id: "MachineEvent" });
 export type MachineEventBody = z.infer<typeof MachineEventBody>;
+
+/** One `data:` of /v1/events. The SSE id is its position: Last-Event-ID goes on after it. */
+export const FeedEvent = MachineEventBody.extend({
+  machine_id: z.string(),
+  project_id: z.string(),
+}).meta({ id: "FeedEvent" });
+export type FeedEvent = z.infer<typeof FeedEvent>;
 
 export const ImageProgress = z
   .object({
@@ -143,6 +232,8 @@ export const Machine = z
       .nullable()
       .meta({ description: "Why it is not running: a reason of the error table" }),
     status_message: z.string().nullable(),
+    restarts: z.int().meta({ description: "By the restart policy, in a row" }),
+    restart_at: z.string().nullable().meta({ description: "When the next run is due" }),
     exit_code: z.int().nullable(),
     exit_signal: z.int().nullable(),
     boot_us: z
@@ -172,12 +263,150 @@ export const Host = z
     version: z.string(),
     labels: z.record(z.string(), z.string()),
     capacity: z.object({ cpus: z.int(), memory_mb: z.int(), disk_mb: z.int() }),
+    cordoned: z.boolean(),
+    draining: z.enum(["move", "stop"]).nullable(),
+    drain_deadline: z.string().nullable(),
+    quarantined_until: z
+      .string()
+      .nullable()
+      .meta({ description: "Starts kept failing there by its own fault" }),
     committed: z.object({ cpus: z.int(), memory_mb: z.int(), disk_mb: z.int() }),
     machines: z.int(),
     last_seen_at: z.string().nullable(),
   })
   .meta({ id: "Host" });
 export type Host = z.infer<typeof Host>;
+
+export const DrainHostRequest = z
+  .strictObject({
+    mode: z
+      .enum(["move", "stop"])
+      .default("move")
+      .meta({ description: "move: stopped, and started on another host with a fresh disk" }),
+    deadline: z
+      .int()
+      .min(0)
+      .max(86_400)
+      .default(300)
+      .meta({ description: "Seconds after which machines are killed" }),
+  })
+  .meta({ id: "DrainHostRequest" });
+
+/** Each includes what the one before it allows. */
+export const SCOPES = ["read", "write", "admin"] as const;
+export type Scope = (typeof SCOPES)[number];
+
+const quota = z
+  .int()
+  .min(0)
+  .max(2 ** 31 - 1)
+  .nullable();
+const Quotas = z.object({
+  machines: quota.meta({ description: "Machines that are not destroyed; null = no limit" }),
+  cpus: quota.meta({ description: "Of machines that are wanted started" }),
+  memory_mb: quota.meta({ description: "Of machines that are wanted started, MiB" }),
+  disk_mb: quota.meta({ description: "Of machines that are not destroyed, MiB" }),
+});
+
+export const Project = z
+  .object({
+    id: z.string().meta({ example: "prj_0123456789abcdefghjk" }),
+    name: z.string(),
+    quotas: Quotas,
+    created_at: z.string(),
+  })
+  .meta({ id: "Project" });
+export type Project = z.infer<typeof Project>;
+
+export const CreateProjectRequest = z
+  .strictObject({ name: name.meta({ example: "team-1" }), quotas: Quotas.partial().optional() })
+  .meta({ id: "CreateProjectRequest" });
+
+export const UpdateProjectRequest = z
+  .strictObject({ quotas: Quotas.partial() })
+  .meta({ id: "UpdateProjectRequest" });
+
+export const Token = z
+  .object({
+    id: z.string().meta({ example: "tok_0123456789abcdefghjk" }),
+    name: z.string(),
+    scope: z.enum(SCOPES),
+    project_id: z
+      .string()
+      .nullable()
+      .meta({ description: "Null: a fleet token, good for every project and for the hosts" }),
+    created_at: z.string(),
+    expires_at: z.string().nullable(),
+    revoked_at: z.string().nullable(),
+    last_used_at: z.string().nullable().meta({ description: "To the minute" }),
+  })
+  .meta({ id: "Token" });
+export type Token = z.infer<typeof Token>;
+
+export const CreateTokenRequest = z
+  .strictObject({
+    name: z.string().min(1).max(LIMITS.nameMaxLength),
+    scope: z.enum(SCOPES).default("write"),
+    fleet: z
+      .boolean()
+      .default(false)
+      .meta({ description: "For every project and the hosts; only a fleet admin may" }),
+    expires_in: z
+      .int()
+      .min(1)
+      .max(10 * 365 * 86_400)
+      .optional()
+      .meta({ description: "Seconds; without it the token is good until it is revoked" }),
+  })
+  .meta({ id: "CreateTokenRequest" });
+export type CreateTokenRequest = z.input<typeof CreateTokenRequest>;
+
+export const CreatedToken = Token.extend({
+  token: z.string().meta({ description: "Shown this once" }),
+}).meta({ id: "CreatedToken" });
+export type CreatedToken = z.infer<typeof CreatedToken>;
+
+export const AuditEntry = z
+  .object({
+    id: z.string(),
+    time: z.string(),
+    project_id: z.string(),
+    token_id: z.string(),
+    request_id: z.string(),
+    method: z.string(),
+    path: z.string(),
+    status: z.int(),
+  })
+  .meta({ id: "AuditEntry" });
+export type AuditEntry = z.infer<typeof AuditEntry>;
+
+export const CreateJoinTokenRequest = z
+  .strictObject({
+    expires_in: z
+      .int()
+      .min(1)
+      .max(LIMITS.joinTokenTtlMaxS)
+      .default(LIMITS.joinTokenTtlS)
+      .meta({ description: "Seconds" }),
+  })
+  .meta({ id: "CreateJoinTokenRequest" });
+
+export const CreatedJoinToken = z
+  .object({
+    id: z.string(),
+    token: z.string().meta({ description: "For the agent's LEVERET_JOIN_TOKEN; shown this once" }),
+    expires_at: z.string(),
+  })
+  .meta({ id: "CreatedJoinToken" });
+export type CreatedJoinToken = z.infer<typeof CreatedJoinToken>;
+
+export const RevokedHost = z
+  .object({
+    host_id: z.string(),
+    keys: z.int().meta({ description: "How many keys spoke for the host until now: 0 or 1" }),
+  })
+  .meta({ id: "RevokedHost" });
+export type RevokedHost = z.infer<typeof RevokedHost>;
 
 /** One `data:` of the log stream. The SSE id is the sequence; event names: "log", "end", "error". */
 export const LogLine = z

@@ -10,6 +10,7 @@ import { MachineState as Wire } from "./gen/leveret/v1/agent_pb.js";
 
 export const MACHINE_STATES = [
   "created",
+  "pending",
   "starting",
   "started",
   "stopping",
@@ -24,7 +25,8 @@ export type MachineState = (typeof MACHINE_STATES)[number];
 export const DESIRED_STATES = ["started", "stopped", "destroyed"] as const;
 export type DesiredState = (typeof DESIRED_STATES)[number];
 
-export const HOST_STATES = ["ready", "disconnected", "lost"] as const;
+/** "suspect": connected, but silent. "conflict": connected, but two agents with its key take turns; nothing is placed there. */
+export const HOST_STATES = ["ready", "suspect", "conflict", "disconnected", "lost"] as const;
 export type HostState = (typeof HOST_STATES)[number];
 
 /** What can happen to a machine, seen from the control plane. */
@@ -59,6 +61,13 @@ const TRANSITIONS: Table = {
     request_stop: "stopped",
     request_destroy: "destroying",
     host_down: "unknown",
+  },
+  // No host has room.
+  pending: {
+    ...REPORTS,
+    request_start: "starting",
+    request_stop: "stopped",
+    request_destroy: "destroying",
   },
   starting: {
     ...REPORTS,
@@ -120,7 +129,7 @@ export function transition(from: MachineState, event: MachineEvent): MachineStat
 
 /** States in which a machine holds no CPU and memory of its host. */
 export function isAtRest(state: MachineState): boolean {
-  return state === "stopped" || state === "failed" || state === "destroyed" || state === "created";
+  return ["stopped", "failed", "destroyed", "created", "pending"].includes(state);
 }
 
 const FROM_WIRE: Record<Wire, MachineState> = {

@@ -26,6 +26,8 @@ export const ALL_GROUPS: Group[] = [
   ...CHECK_GROUPS,
   bunTest("stream", ["tests/stream"], minutes(5)),
   bunTest("agent", ["tests/agent", "tests/fault"], minutes(6)),
+  bunTest("sim", ["tests/sim"], minutes(8)),
+  bunTest("chaos", ["tests/chaos"], minutes(8)),
   bunTest("vm", ["tests/vm"], minutes(5)),
   bunTest("images", ["tests/images"], minutes(10)),
   bunTest("cli", ["tests/cli"], minutes(5)),

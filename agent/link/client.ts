@@ -5,7 +5,10 @@
  *
  *   Goodbye SUPERSEDED  another agent speaks for this host: try again, but slowly
  *   Goodbye SHUTDOWN    the control plane restarts: come back when it says, jittered
- *   Goodbye REJECTED    stop; run() throws
+ *   Goodbye REJECTED    stop, run() throws; unless a join token lets us in anew
+ *
+ * With several addresses each attempt goes to the next one: a replica that stands
+ * still takes connections and never answers.
  */
 import { Backoff } from "../../lib/backoff.ts";
 import { LIMITS } from "../../lib/limits.ts";
@@ -25,11 +28,19 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
     baseMs: LIMITS.reconnectBaseMs,
     capMs: LIMITS.reconnectCapMs,
   });
+  const addresses = context.config.controlPlaneAddr.split(",");
+  // Not all hosts at the first replica.
+  let at = Math.floor(Math.random() * addresses.length);
   while (!signal.aborted) {
-    const session = new ControlSession(context, state);
+    const controlPlaneAddr = addresses[at % addresses.length] ?? "";
+    at += 1;
+    // The sessions that a replica asks for are dialled to that replica as well.
+    const config = { ...context.config, controlPlaneAddr };
+    const session = new ControlSession({ ...context, config }, state);
     const began = clock.now();
     let end: StreamEnd = { welcomed: false, goodbye: null };
     try {
+      await context.identity?.ensure(signal, controlPlaneAddr);
       end = await session.run(signal);
       log.info("the control stream has ended");
     } catch (error) {
@@ -40,6 +51,9 @@ export async function runLink(context: AgentContext, signal: AbortSignal): Promi
     }
     // A stream that was welcomed and dropped at once is no success: no tight loop.
     if (session.welcomed && clock.now() - began > STABLE_MS) backoff.reset();
+    const rejected = end.goodbye?.reason === Goodbye_Reason.REJECTED;
+    if (rejected && (await context.identity?.joinAgain(signal, controlPlaneAddr)) === true)
+      continue;
     const waitMs = delayAfter(end, backoff, log);
     await clock.sleep(waitMs, signal).catch(() => undefined);
   }

@@ -14,7 +14,7 @@ import { bootId } from "../runtime/proc.ts";
 const MIB = 2 ** 20;
 
 export function hello(context: AgentContext): Hello {
-  const { config, hostId, fleet, version } = context;
+  const { config, hostId, fleet, version, instance } = context;
   const { cpus, memoryMib, diskMib } = config.capacity;
   return create(HelloSchema, {
     hostId,
@@ -26,6 +26,7 @@ export function hello(context: AgentContext): Hello {
     labels: config.labels,
     inventory: fleet.inventory(),
     kvm: config.kvmKind,
+    instance,
   });
 }
 

@@ -37,6 +37,7 @@ export class ControlSession {
   readonly #outbox: Outbox;
   readonly #sessions: SessionRunner;
   #welcomed = false;
+  #renewalAsked = false;
   #goodbye: Goodbye | null = null;
 
   constructor(context: AgentContext, state: LinkState) {
@@ -55,7 +56,10 @@ export class ControlSession {
 
   /** Returns when the stream has ended; rejects when it broke or the signal fired. */
   async run(signal: AbortSignal): Promise<StreamEnd> {
-    using link = dial(this.#context.config);
+    using link = (this.#context.dial ?? dial)(
+      this.#context.config,
+      this.#context.identity?.credentials ?? null,
+    );
     const ends = AbortSignal.any([signal, this.#controller.signal]);
     const { fleet } = this.#context;
     const unlisten = fleet.listen((event) => this.#outbox.push(event));
@@ -99,6 +103,8 @@ export class ControlSession {
       case "goodbye":
         this.#goodbye = frame.value;
         return;
+      case "certificate":
+        return this.#context.identity?.renewed(frame.value.certificate);
       case undefined:
         log.warn("the control plane sent a frame this agent does not know");
         return;
@@ -118,16 +124,33 @@ export class ControlSession {
       "connected to the control plane",
     );
     for (const value of fleet.unackedResults()) this.#outbox.push({ case: "result", value });
-    this.#beat(Math.max(welcome.heartbeatIntervalMs, 100), ends);
+    void this.#beat(Math.max(welcome.heartbeatIntervalMs, 100), ends);
   }
 
-  #beat(intervalMs: number, ends: AbortSignal): void {
-    let sequence = 0n;
-    const timer = setInterval(() => {
-      sequence += 1n;
+  /** Ends with the stream; never rejects. */
+  async #beat(intervalMs: number, ends: AbortSignal): Promise<void> {
+    const { clock } = this.#context;
+    for (let sequence = 1n; !ends.aborted; sequence += 1n) {
+      const due = await clock.sleep(intervalMs, ends).then(
+        () => true,
+        () => false,
+      );
+      if (!due) return;
       this.#outbox.push({ case: "heartbeat", value: heartbeat(this.#context, sequence) });
-    }, intervalMs);
-    ends.addEventListener("abort", () => clearInterval(timer), { once: true });
+      await this.#renew();
+    }
+  }
+
+  /** Once a stream: what is refused now is not granted five seconds later. */
+  async #renew(): Promise<void> {
+    const { identity } = this.#context;
+    if (identity?.renewalDue !== true || this.#renewalAsked) return;
+    this.#renewalAsked = true;
+    const csr = await identity.request();
+    this.#outbox.push({
+      case: "certificateRequest",
+      value: { $typeName: "leveret.v1.CertificateRequest", csr },
+    });
   }
 
   #op(op: Op): void {

@@ -6,7 +6,7 @@
 import { type Client, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import { LIMITS } from "../../lib/limits.ts";
-import { LvError } from "../../proto/errors.ts";
+import { checkHub } from "./trust.ts";
 import { AgentLink } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { AgentConfig } from "../config.ts";
 
@@ -14,18 +14,17 @@ export type Dialled = Disposable & { client: Client<typeof AgentLink> };
 
 type LinkConfig = Pick<AgentConfig, "controlPlaneAddr" | "insecureLink">;
 
-/** Throws CONFIG_INVALID; connects when the first call is made. */
-export function dial(config: LinkConfig): Dialled {
-  if (!config.insecureLink)
-    throw new LvError(
-      "CONFIG_INVALID",
-      "mTLS is not available in this version: set LEVERET_INSECURE_LINK=1 on a link that nobody else can reach",
-    );
-  const baseUrl = `http://${config.controlPlaneAddr}`;
-  const sessionManager = new Http2SessionManager(baseUrl, {
-    pingIntervalMs: LIMITS.pingIntervalMs,
-    pingTimeoutMs: LIMITS.pingTimeoutMs,
-  });
+/** PEM. Without a certificate the hub answers Enroll only. */
+export type Credentials = { ca: string; cert: string | null; key: string | null };
+
+/** Connects when the first call is made. `credentials`: null = plain h2c. */
+export function dial(config: LinkConfig, credentials: Credentials | null): Dialled {
+  const baseUrl = `${credentials === null ? "http" : "https"}://${config.controlPlaneAddr}`;
+  const sessionManager = new Http2SessionManager(
+    baseUrl,
+    { pingIntervalMs: LIMITS.pingIntervalMs, pingTimeoutMs: LIMITS.pingTimeoutMs },
+    credentials === null ? {} : secure(credentials),
+  );
   const transport = createGrpcTransport({
     baseUrl,
     sessionManager,
@@ -38,4 +37,9 @@ export function dial(config: LinkConfig): Dialled {
     client: createClient(AgentLink, transport),
     [Symbol.dispose]: () => sessionManager.abort(),
   };
+}
+
+function secure({ ca, cert, key }: Credentials) {
+  const own = cert === null || key === null ? {} : { cert, key };
+  return { ca, ...own, minVersion: "TLSv1.3", checkServerIdentity: checkHub } as const;
 }

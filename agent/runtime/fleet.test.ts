@@ -171,7 +171,7 @@ describe("a fleet", () => {
     });
   });
 
-  test("stop takes effect while the start waits for its image; the build goes on", async () => {
+  test("matrix: create during an image build, then cancel: stop takes effect while the start waits for its image; the build goes on", async () => {
     const op = start(id, 1, { image: "slow" });
     host.fleet.receive(op);
     await until("the image is awaited", () => host.images.waiting === 1);
@@ -181,7 +181,7 @@ describe("a fleet", () => {
     expect(host.images.closed).toBe(false);
   });
 
-  test("destroy while creating wins", async () => {
+  test("matrix: delete while creating: it wins", async () => {
     const op = start(id, 1, { image: "slow" });
     host.fleet.receive(op);
     await until("the image is awaited", () => host.images.waiting === 1);
@@ -275,7 +275,7 @@ describe("an agent that comes back", () => {
     expect(host.fleet.get(id).status).toMatchObject({ state: MachineState.STOPPED, exitCode: 3 });
   });
 
-  test("says that a machine is gone when nothing of it is left", async () => {
+  test("matrix: host reboot: says that a machine is gone when nothing of it is left", async () => {
     await host.do(start(id, 1));
     await host.fleet.close();
     host.driver = new FakeDriver({ dir: join(host.dir, "machines") });

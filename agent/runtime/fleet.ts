@@ -108,11 +108,14 @@ export class Fleet {
   acknowledge(opId: string): void {
     const { journal } = this.#options;
     const machineId = journal.findOp(opId)?.result?.machineId;
-    journal.acknowledge(opId);
     const machine = machineId === undefined ? undefined : this.#machines.get(machineId);
-    if (machine === undefined || machine.status.state !== MachineState.DESTROYED) return;
-    this.#forgotten.add(machine.id);
-    journal.forgetMachine(machine.id);
+    if (machine?.status.state === MachineState.DESTROYED) {
+      // Before the result is let go of: after a crash in between it is sent, and
+      // acknowledged, again. The other way round the machine would be reported for ever.
+      this.#forgotten.add(machine.id);
+      journal.forgetMachine(machine.id);
+    }
+    journal.acknowledge(opId);
   }
 
   unackedResults(): Result[] {

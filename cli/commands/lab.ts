@@ -7,6 +7,7 @@ import { execInLab } from "../lab/exec.ts";
 import { findLab, LAB_DEFAULTS, startLab, stopLab } from "../lab/lab.ts";
 import { LAB_FILES } from "../lab/qemu.ts";
 import type { LabState } from "../lab/state.ts";
+import { Client } from "../client.ts";
 import { err, out } from "../output.ts";
 import { Steps } from "../progress.ts";
 import { duration, mib } from "../render.ts";
@@ -22,6 +23,8 @@ loopback of this machine as 10.0.2.2, and nothing can dial into it.
 
   --agent HOST:PORT  start an agent in it that dials this control plane (its
                      gRPC listener as seen from here, for example 127.0.0.1:8090)
+                     and joins with LEVERET_JOIN_TOKEN, or with a token that is
+                     asked for at LEVERET_URL; LEVERET_INSECURE_LINK=1: plain link
   --name NAME        more than one lab may be up (default "${LAB_DEFAULTS.name}")
 `;
 
@@ -73,10 +76,17 @@ async function up(argv: string[]): Promise<number> {
   const { agent } = values;
   if (agent !== undefined)
     await steps.step("start the agent in it", async () => {
-      const pid = await startAgentInLab(lab, { controlPlane: agent });
+      const joinToken = await joinTokenFor(process.env);
+      const pid = await startAgentInLab(lab, { controlPlane: agent, joinToken });
       return { value: pid, note: `pid ${pid}, its log is ${LAB_AGENT_LOG} in the lab` };
     });
   return 0;
+}
+
+async function joinTokenFor(env: NodeJS.ProcessEnv): Promise<string | null> {
+  if (env["LEVERET_INSECURE_LINK"] === "1") return null;
+  const given = env["LEVERET_JOIN_TOKEN"] ?? "";
+  return given === "" ? (await Client.fromEnvironment().joinToken()).token : given;
 }
 
 async function exec(argv: string[]): Promise<number> {

@@ -2,8 +2,8 @@
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import { MACHINE_STATES } from "../../proto/states.ts";
-import type { Machine } from "../../proto/rest.ts";
-import { Client } from "../client.ts";
+import { Machine } from "../../proto/rest.ts";
+import { Client, machinePath } from "../client.ts";
 import { exactly, integer, parse, UsageError, type Command } from "../command.ts";
 import { err, out } from "../output.ts";
 import { age, table } from "../render.ts";
@@ -75,6 +75,56 @@ ${REF}
   },
 };
 
+export const restart: Command = {
+  summary: "stop machines and start them again",
+  help: `usage: lev restart [-t SECONDS] MACHINE…
+
+  -t, --timeout SECONDS  until the machine is killed (default: as it was created, 10)
+
+${REF}
+`,
+  run: async (argv) => {
+    const { values, positionals } = parse(argv, { timeout: { type: "string", short: "t" } });
+    const body =
+      values.timeout === undefined
+        ? {}
+        : { timeout: integer("--timeout", values.timeout, 0, LIMITS.stopTimeoutMaxMs / 1000) };
+    return forEach(positionals, async (client, ref) => {
+      const before = await client.machine(ref);
+      const path = `${machinePath(before.id)}/restart`;
+      await client.call("POST", path, Machine, { body });
+      await untilNextRun(client, before);
+    });
+  },
+};
+
+/** The former run is "started" too: it is another instance that is waited for. */
+async function untilNextRun(client: Client, before: Machine): Promise<void> {
+  for (;;) {
+    const now = await client.machine(before.id);
+    const next = now.instance_id !== before.instance_id;
+    if (next && ["started", ...REST_STATES].includes(now.state)) {
+      if (now.state !== "failed") return;
+      throw new LvError(
+        "STATE_CONFLICT",
+        `${now.name} failed: ${now.status_reason ?? ""}: ${now.status_message ?? ""}`,
+      );
+    }
+    if (!next && now.restart_at === null && REST_STATES.includes(now.state))
+      throw new LvError("STATE_CONFLICT", `${now.name} was stopped meanwhile`);
+    // Ends by itself as soon as something changes, or after a second.
+    await client
+      .wait(before.id, next ? ["started", ...REST_STATES] : ["starting"], 1)
+      .catch(ignoreUnreachable);
+  }
+}
+
+/** The state is looked at anew in any case. */
+function ignoreUnreachable(error: unknown): null {
+  if (error instanceof LvError && error.reason === "STATE_CONFLICT") return null;
+  throw error;
+}
+
 export const start: Command = {
   summary: "start machines that are stopped",
   help: `usage: lev start MACHINE…\n\n${REF}\n`,
@@ -96,17 +146,25 @@ export const start: Command = {
 
 export const rm: Command = {
   summary: "remove machines and their disks",
-  help: `usage: lev rm [-f] MACHINE…
+  help: `usage: lev rm [-f] [--abandon] MACHINE…
 
   -f, --force  stop those that run first
+  --abandon    do not wait for a host that is away
 
 ${REF}
 `,
   run: async (argv) => {
-    const { values, positionals } = parse(argv, { force: { type: "boolean", short: "f" } });
+    const { values, positionals } = parse(argv, {
+      force: { type: "boolean", short: "f" },
+      abandon: { type: "boolean" },
+    });
     return forEach(positionals, async (client, ref) => {
       const machine = await client.machine(ref);
-      if (values.force !== true && !["created", ...REST_STATES].includes(machine.state))
+      if (values.abandon === true) {
+        await client.call("DELETE", `${machinePath(machine.id)}?force=true`, Machine);
+        return;
+      }
+      if (values.force !== true && !["created", "pending", ...REST_STATES].includes(machine.state))
         throw new LvError(
           "STATE_CONFLICT",
           `${machine.name} is ${machine.state}: stop it first, or rm -f`,

@@ -15,6 +15,7 @@ import { shutdownSignal } from "../../lib/signals.ts";
 import { LvError } from "../../proto/errors.ts";
 import type { Host, Machine } from "../../proto/rest.ts";
 import { Client } from "../client.ts";
+import { forgetToken, rememberToken } from "../credentials.ts";
 import { exactly, parse, type Command } from "../command.ts";
 import { err, out } from "../output.ts";
 import { Steps } from "../progress.ts";
@@ -98,7 +99,9 @@ async function quickstart(once: boolean, signal: AbortSignal): Promise<number> {
     ledger.add(value.process);
     return { value, note: value.url };
   });
-  const client = new Client({ url: plane.url });
+  const client = new Client({ url: plane.url, token: plane.token });
+  rememberToken(plane.url, plane.token);
+  stack.defer(() => forgetToken(plane.url));
   const host = await steps.step(`host (KVM: ${kind})`, async () => {
     const onProcess = (named: ProcessName): void => ledger.add(named);
     const { grpcAddress } = plane;
@@ -124,7 +127,10 @@ async function runMachine(
   signal: AbortSignal,
 ): Promise<Machine> {
   const created = await client.createMachine(
-    { config: { image: image.reference, init: { cmd: ["/bin/sh", "-c", SCRIPT] } } },
+    {
+      config: { image: image.reference, init: { cmd: ["/bin/sh", "-c", SCRIPT] } },
+      on_no_capacity: "fail",
+    },
     signal,
   );
   const deadline = Date.now() + MACHINE_TIMEOUT_MS;

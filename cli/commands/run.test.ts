@@ -26,6 +26,7 @@ test("the whole command line becomes a request that the API's own schema takes",
       },
       stop_config: { timeout: 3 },
     },
+    on_no_capacity: "fail",
   });
   expect(CreateMachineRequest.safeParse(request).success).toBe(true);
 });
@@ -34,7 +35,21 @@ test("what is not asked for is left to the API's defaults", () => {
   const { request } = parseRun(["img"], {});
   expect(request).toEqual({
     config: { image: "img", guest: {}, env: {}, init: {}, stop_config: {} },
+    on_no_capacity: "fail",
   });
+});
+
+test("restart policy, labels and waiting for room are taken over", () => {
+  const words = ["--restart", "on-failure:3", "--label", "zone=a", "--wait-capacity", "img"];
+  const { request } = parseRun(words, {});
+  expect(request).toMatchObject({
+    config: {
+      restart: { policy: "on-failure", max_retries: 3 },
+      placement: { labels: { zone: "a" } },
+    },
+    on_no_capacity: "pending",
+  });
+  expect(CreateMachineRequest.safeParse(request).success).toBe(true);
 });
 
 test("wrong command lines are refused before anything is created", () => {
@@ -46,6 +61,9 @@ test("wrong command lines are refused before anything is created", () => {
     ["--cpus", "9", "img"],
     ["--memory", "1g", "img"],
     ["--bogus", "img"],
+    ["--restart", "sometimes", "img"],
+    ["--restart", "always:3", "img"],
+    ["--label", "zone", "img"],
   ];
   for (const argv of wrong) expect(() => parseRun(argv, {})).toThrow(UsageError);
 });

@@ -6,7 +6,7 @@
  * shown in order and complete, whatever restarts meanwhile (client.logs).
  */
 import { REASONS, LvError } from "../../proto/errors.ts";
-import type { CreateMachineRequest, Machine } from "../../proto/rest.ts";
+import { RESTART_POLICIES, type CreateMachineRequest, type Machine } from "../../proto/rest.ts";
 import { Client } from "../client.ts";
 import { environment, integer, parseBefore, UsageError, type Command } from "../command.ts";
 import { LIMITS } from "../../lib/limits.ts";
@@ -34,6 +34,9 @@ const OPTIONS = {
   user: { type: "string", short: "u" },
   workdir: { type: "string", short: "w" },
   "stop-timeout": { type: "string" },
+  restart: { type: "string" },
+  label: { type: "string", multiple: true },
+  "wait-capacity": { type: "boolean" },
 } as const;
 
 export const command: Command = {
@@ -54,6 +57,9 @@ export const command: Command = {
   --initrd FILE       initramfs to go with it
   --kernel-args ARGS  appended to the kernel's command line
   --stop-timeout S    seconds from stop to kill (default 10)
+  --restart POLICY    no, on-failure[:MAX] or always (default no)
+  --label K=V         only on a host that has this label; may be given again
+  --wait-capacity     wait for room instead of failing when no host has any
 
 IMAGE is an OCI reference by tag or digest. Ends with the process's exit code;
 ${EXIT_FAILED} when the machine could not be run, ${EXIT_NOT_EXECUTABLE} when COMMAND is not in the image.
@@ -97,9 +103,41 @@ export function parseRun(argv: string[], env: NodeJS.ProcessEnv = process.env) {
   );
   const request: CreateMachineRequest = {
     ...text("name", values.name),
-    config: { image, guest, env: environment(values.env ?? [], env), init, stop_config: stop },
+    config: {
+      image,
+      guest,
+      env: environment(values.env ?? [], env),
+      init,
+      stop_config: stop,
+      ...(values.restart === undefined ? {} : { restart: restartPolicy(values.restart) }),
+      ...(values.label === undefined ? {} : { placement: { labels: hostLabels(values.label) } }),
+    },
+    on_no_capacity: values["wait-capacity"] === true ? "pending" : "fail",
   };
   return { request, rm: values.rm === true, detach: values.detach === true };
+}
+
+function restartPolicy(text: string) {
+  const [name = "", retries, ...rest] = text.split(":");
+  const policy = RESTART_POLICIES.find((known) => known === name);
+  if (policy === undefined || rest.length > 0 || (retries !== undefined && policy !== "on-failure"))
+    throw new UsageError(`--restart "${text}" is none of no, on-failure, on-failure:MAX, always`);
+  return {
+    policy,
+    ...(retries === undefined ? {} : { max_retries: integer("--restart", retries, 0, 1_000_000) }),
+  };
+}
+
+/** Throws UsageError. */
+function hostLabels(words: string[]): Record<string, string> {
+  return Object.fromEntries(
+    words.map((word) => {
+      const [key = "", ...value] = word.split("=");
+      if (key === "" || value.length === 0)
+        throw new UsageError(`--label "${word}" is not KEY=VALUE`);
+      return [key, value.join("=")];
+    }),
+  );
 }
 
 function number<K extends string>(
@@ -179,7 +217,21 @@ async function untilRunning(
 async function untilEnded(client: Client, id: string, signal: AbortSignal): Promise<Machine> {
   for (;;) {
     const machine = await client.wait(id, ["stopped", "failed", "destroyed"], 60, signal);
-    if (machine !== null) return machine;
+    if (machine === null) continue;
+    const another = machine.desired_state === "started" || machine.restart_at !== null;
+    if (!another) return machine;
+    // By its restart policy: this end is not the last one.
+    await untilNextRun(client, id, signal);
+  }
+}
+
+/** Returns when the next run has begun, or a little later. */
+async function untilNextRun(client: Client, id: string, signal: AbortSignal): Promise<void> {
+  try {
+    await client.wait(id, ["starting", "started"], 5, signal);
+  } catch (error) {
+    // There is none any more: the state says what there is instead.
+    if (!(error instanceof LvError) || error.reason !== "STATE_CONFLICT") throw error;
   }
 }
 

@@ -12,6 +12,8 @@ export const LAB_AGENT_LOG = "/run/leveret/agent.log";
 export type LabAgentOptions = {
   /** host:port of the control plane's gRPC listener as seen from outside the lab. */
   controlPlane: string;
+  /** null = a plain link, without certificates. */
+  joinToken: string | null;
   hostName?: string;
   env?: Record<string, string>;
 };
@@ -24,7 +26,9 @@ export function labAgentEnvironment(options: LabAgentOptions): Record<string, st
   const isLoopback = host === "localhost" || host.startsWith("127.");
   return {
     CONTROL_PLANE_GRPC_ADDR: `${isLoopback ? OUTSIDE : host}:${port}`,
-    LEVERET_INSECURE_LINK: "1",
+    ...(options.joinToken === null
+      ? { LEVERET_INSECURE_LINK: "1" }
+      : { LEVERET_JOIN_TOKEN: options.joinToken }),
     LEVERET_KVM_KIND: "lab",
     LEVERET_AGENT_DIR: LAB_AGENT_DIR,
     LEVERET_HOST_NAME: options.hostName ?? "lab",

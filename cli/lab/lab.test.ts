@@ -63,11 +63,14 @@ test("the shell reads back what was quoted", async () => {
 });
 
 test("the agent in the lab dials the outside's loopback by the name it has inside", () => {
-  const inside = labAgentEnvironment({ controlPlane: "127.0.0.1:8090" });
+  const inside = labAgentEnvironment({ controlPlane: "127.0.0.1:8090", joinToken: "lvj_x" });
   expect(inside["CONTROL_PLANE_GRPC_ADDR"]).toBe("10.0.2.2:8090");
-  const far = labAgentEnvironment({ controlPlane: "cp.example:1" });
+  expect(inside["LEVERET_JOIN_TOKEN"]).toBe("lvj_x");
+  expect(inside["LEVERET_INSECURE_LINK"]).toBeUndefined();
+  const far = labAgentEnvironment({ controlPlane: "cp.example:1", joinToken: null });
+  expect(far["LEVERET_INSECURE_LINK"]).toBe("1");
   expect(far["CONTROL_PLANE_GRPC_ADDR"]).toBe("cp.example:1");
-  expect(() => labAgentEnvironment({ controlPlane: "8090" })).toThrow("HOST:PORT");
+  expect(() => labAgentEnvironment({ controlPlane: "8090", joinToken: null })).toThrow("HOST:PORT");
 });
 
 test("a lab's name cannot leave its directory", () => {

@@ -27,6 +27,7 @@ export type StartedHost = AsyncDisposable & {
 
 const READY_TIMEOUT_MS = 90_000;
 const POLL_MS = 100;
+const JOIN_TOKEN_S = 600;
 
 export type HostOptions = {
   runDir: string;
@@ -48,7 +49,8 @@ async function startLabHost(options: HostOptions): Promise<StartedHost> {
   const lab = await startLab({ ...LAB_DEFAULTS, name, signal });
   stack.defer(async () => void (await stopLab(name)));
   const began = systemClock.now();
-  await startAgentInLab(lab, { controlPlane: grpcAddress });
+  const { token } = await client.joinToken(JOIN_TOKEN_S, signal);
+  await startAgentInLab(lab, { controlPlane: grpcAddress, joinToken: token });
   const host = await untilReady(client, signal, () => labAgentLog(lab));
   const agentTime = duration(systemClock.now() - began);
   const kept = stack.move();
@@ -70,11 +72,13 @@ async function startDirectHost(options: HostOptions): Promise<StartedHost> {
   const agentDir = join(runDir, "agent");
   await using stack = new AsyncDisposableStack();
   stack.defer(() => endLeftoverVmms(agentDir));
+  const { token } = await client.joinToken(JOIN_TOKEN_S, signal);
   const argv = [BUN, "--no-env-file", join(CHECKOUT, "agent", "main.ts")];
   const agent = stack.use(
     startService(runDir, "agent", argv, {
       CONTROL_PLANE_GRPC_ADDR: grpcAddress,
-      LEVERET_INSECURE_LINK: "1",
+      LEVERET_INSECURE_LINK: "0",
+      LEVERET_JOIN_TOKEN: token,
       LEVERET_KVM_KIND: "direct",
       LEVERET_AGENT_DIR: agentDir,
       LEVERET_CACHE_DIR: cacheDir(),

@@ -9,6 +9,7 @@ import { createServer, type AddressInfo } from "node:net";
 import { join } from "node:path";
 import { systemClock } from "../../lib/clock.ts";
 import { LvError } from "../../proto/errors.ts";
+import { adminToken } from "../credentials.ts";
 import { BUN, CHECKOUT } from "../paths.ts";
 import { isAlive, nameProcess, stopProcess, tail, type ProcessName } from "./process.ts";
 
@@ -26,7 +27,8 @@ export function startService(
   env: Record<string, string>,
 ): Service {
   const logPath = join(runDir, `${name}.log`);
-  const log = openSync(logPath, "a");
+  // Not for others: the control plane says its first token in it.
+  const log = openSync(logPath, "a", 0o600);
   const [program = "", ...args] = argv;
   // A session of its own: the terminal's Ctrl-C must reach us alone, who stop it in order.
   const child = spawn(program, args, {
@@ -118,7 +120,12 @@ http: { addr: ${host} }
   return { ...service, host };
 }
 
-export type ControlPlane = Service & { url: string; grpcAddress: string };
+export type ControlPlane = Service & {
+  url: string;
+  grpcAddress: string;
+  /** Of its first admin. */
+  token: string;
+};
 
 /** A control plane with its own PostgreSQL in `dataDir`. */
 export async function startControlPlane(
@@ -133,15 +140,22 @@ export async function startControlPlane(
     HTTP_PORT: String(ports.http),
     LEVERET_GRPC_HOST: "127.0.0.1",
     GRPC_PORT: String(ports.grpc),
-    LEVERET_INSECURE_LINK: "1",
+    LEVERET_INSECURE_LINK: "0",
+    LEVERET_SECRET_KEY: "",
     LEVERET_CP_DIR: join(runDir, "cp"),
     DATABASE_URL: "",
+    LEVERET_BOOTSTRAP_TOKEN: "",
   });
   await disposeOnFailure(
     service,
     untilUp(service, () => answers(`${url}/readyz`), signal),
   );
-  return { ...service, url, grpcAddress: `127.0.0.1:${ports.grpc}` };
+  const token = adminToken(join(runDir, "cp"));
+  if (token === null) {
+    await service[Symbol.asyncDispose]();
+    throw new LvError("INTERNAL", "The control plane wrote no admin token");
+  }
+  return { ...service, url, grpcAddress: `127.0.0.1:${ports.grpc}`, token };
 }
 
 async function disposeOnFailure(service: Service, work: Promise<void>): Promise<void> {

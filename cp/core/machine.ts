@@ -92,14 +92,16 @@ export function holdsCapacity(state: MachineState, before: boolean): boolean {
 
 /** True when the machine can still come to one of the states by what is asked of it now. */
 export function canReach(
-  machine: { observedState: MachineState; desiredState: DesiredState },
+  machine: { observedState: MachineState; desiredState: DesiredState; restartAt?: Date | null },
   wanted: ReadonlySet<MachineState>,
 ): boolean {
   const { observedState, desiredState } = machine;
   if (wanted.has(observedState)) return true;
   if (observedState === "destroyed") return false;
   if (desiredState === "destroyed") return wanted.has("destroyed") || wanted.has("destroying");
-  if (observedState === "failed" || observedState === "stopped") return desiredState === "started";
+  // A restart is a stop with a run that is due after it.
+  if (observedState === "failed" || observedState === "stopped")
+    return desiredState === "started" || (machine.restartAt ?? null) !== null;
   return true;
 }
 

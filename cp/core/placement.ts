@@ -8,19 +8,53 @@ export type Resources = { cpus: number; memoryMib: number; diskMib: number };
 export type HostView = {
   id: string;
   state: HostState;
+  cordoned: boolean;
+  quarantined: boolean;
+  /** What the host says of itself, `arch` and `kvm` included. */
+  labels: Record<string, string>;
   capacity: Resources;
   committed: Resources;
 };
 
+/** What a machine asks of its host beside room. */
+export type Wishes = {
+  labels: Record<string, string>;
+  /** Hosts that hold another machine of its anti-affinity group. */
+  taken: ReadonlySet<string>;
+  /** Hosts that have had its image. */
+  warm: ReadonlySet<string>;
+};
+
+export const NO_WISHES: Wishes = { labels: {}, taken: new Set(), warm: new Set() };
+
 /** How many hosts are tried before giving up. */
 export const CANDIDATES = 5;
+/** An image that is there already is worth this share of a host's load. */
+const WARM_BONUS = 0.25;
 
 export type Choice = { candidates: string[]; refusal: string };
 
-type Obstacle = "not connected" | "cpus" | "memory" | "disk";
-
-function obstacle(host: HostView, need: Resources): Obstacle | null {
-  if (host.state !== "ready") return "not connected";
+/** The first filter that a host fails, in the words of the refusal. */
+function obstacle(host: HostView, need: Resources, wishes: Wishes): string | null {
+  switch (host.state) {
+    case "ready":
+      break;
+    case "disconnected":
+      return "not connected";
+    case "suspect":
+    case "conflict":
+    case "lost":
+      return host.state;
+    default: {
+      const rest: never = host.state;
+      return rest;
+    }
+  }
+  if (host.cordoned) return "cordoned";
+  if (host.quarantined) return "quarantined";
+  for (const [key, value] of Object.entries(wishes.labels))
+    if (host.labels[key] !== value) return `label ${key}=${value}`;
+  if (wishes.taken.has(host.id)) return "anti-affinity";
   if (host.capacity.memoryMib - host.committed.memoryMib < need.memoryMib) return "memory";
   if (host.capacity.cpus - host.committed.cpus < need.cpus) return "cpus";
   if (host.capacity.diskMib - host.committed.diskMib < need.diskMib) return "disk";
@@ -40,22 +74,24 @@ function load(host: HostView, need: Resources): number {
  * Best hosts first; ties by id, so that the order is stable. `refusal` is for a
  * person and is used when no candidate takes the machine.
  */
-export function choose(hosts: HostView[], need: Resources): Choice {
-  const obstacles = new Map<Obstacle, number>();
+export function choose(hosts: HostView[], need: Resources, wishes: Wishes = NO_WISHES): Choice {
+  const obstacles = new Map<string, number>();
   const open: HostView[] = [];
   for (const host of hosts) {
-    const found = obstacle(host, need);
+    const found = obstacle(host, need, wishes);
     if (found === null) open.push(host);
     else obstacles.set(found, (obstacles.get(found) ?? 0) + 1);
   }
-  open.sort((a, b) => load(a, need) - load(b, need) || (a.id < b.id ? -1 : 1));
+  const cost = (host: HostView): number =>
+    load(host, need) - (wishes.warm.has(host.id) ? WARM_BONUS : 0);
+  open.sort((a, b) => cost(a) - cost(b) || (a.id < b.id ? -1 : 1));
   return {
     candidates: open.slice(0, CANDIDATES).map((host) => host.id),
     refusal: refusal(hosts.length, obstacles, need),
   };
 }
 
-function refusal(total: number, obstacles: Map<Obstacle, number>, need: Resources): string {
+function refusal(total: number, obstacles: Map<string, number>, need: Resources): string {
   if (total === 0) return "No host is registered: start an agent that dials this control plane";
   const what =
     obstacles.size === 1 && obstacles.has("cpus")

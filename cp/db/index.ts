@@ -19,22 +19,43 @@ export type Database = AsyncDisposable & {
   transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>;
   /** Throws DATABASE_UNAVAILABLE when the server does not answer. */
   ping(): Promise<void>;
+  /** To all who listen, this process included; less than 8,000 bytes. */
+  notify(payload: string): Promise<void>;
+  /** On a connection of its own, opened again when it breaks; what is said meanwhile is lost. */
+  listen(onPayload: (payload: string) => void): Promise<AsyncDisposable>;
+};
+
+export type DatabaseOptions = {
+  /** Keeps statements in PostgreSQL's sessions, which a pooler would mix up. */
+  prepare?: boolean;
+  /** For `listen`, when the other address leads to a pooler. */
+  listenUrl?: string | null;
 };
 
 type Options = {
+  prepare?: boolean;
   max: number;
   connect_timeout?: number;
   onnotice: () => undefined;
   backoff?: (attempt: number) => number;
 };
 
+const CHANNEL = "leveret";
 const POOL_SIZE = 16;
 const CONNECT_TIMEOUT_S = 5;
 const TRANSACTION_ATTEMPTS = 5;
 
-/** Connects, and brings the schema up to date from drizzle/. */
-export async function openDatabase(where: string | Address): Promise<Database> {
+/**
+ * Connects, and brings the schema up to date from drizzle/. Statements are prepared
+ * on a server of our own; behind a DATABASE_URL there may be a pooler that hands each
+ * transaction to another session, so there nothing is kept in a session.
+ */
+export async function openDatabase(
+  where: string | Address,
+  { prepare = typeof where !== "string", listenUrl = null }: DatabaseOptions = {},
+): Promise<Database> {
   const options = {
+    prepare,
     max: POOL_SIZE,
     connect_timeout: CONNECT_TIMEOUT_S,
     onnotice: () => undefined,
@@ -42,9 +63,9 @@ export async function openDatabase(where: string | Address): Promise<Database> {
     backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
   };
   const sql = connect(where, options);
-  const db = drizzle(sql);
+  const db = drizzle(prepare ? prepared(sql) : sql);
   try {
-    await migrate(db, { migrationsFolder: join(import.meta.dir, "..", "..", "drizzle") });
+    await bringUpToDate(drizzle(sql));
   } catch (error) {
     await sql.end({ timeout: 1 });
     throw typeof where === "string" ? unusable(where, error) : fromDatabase(error);
@@ -57,9 +78,42 @@ export async function openDatabase(where: string | Address): Promise<Database> {
         throw fromDatabase(error);
       });
     },
+    notify: async (payload) => {
+      await sql`select pg_notify(${CHANNEL}, ${payload})`;
+    },
+    listen: (onPayload) => listen(listenUrl ?? where, onPayload),
     [Symbol.asyncDispose]: () => sql.end({ timeout: 2 }),
   };
 }
+
+async function listen(
+  where: string | Address,
+  onPayload: (payload: string) => void,
+): Promise<AsyncDisposable> {
+  const sql = connect(where, { max: 1, onnotice: () => undefined });
+  try {
+    await sql.listen(CHANNEL, onPayload);
+  } catch (error) {
+    await sql.end({ timeout: 1 });
+    throw fromDatabase(error);
+  }
+  return { [Symbol.asyncDispose]: () => sql.end({ timeout: 1 }) };
+}
+
+/** A replica that starts at the same moment makes the same tables: whoever loses looks again. */
+async function bringUpToDate(db: Root): Promise<void> {
+  const migrationsFolder = join(import.meta.dir, "..", "..", "drizzle");
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await migrate(db, { migrationsFolder });
+    } catch (error) {
+      if (attempt === TRANSACTION_ATTEMPTS || !MADE_ALREADY.has(sqlState(error) ?? "")) throw error;
+    }
+  }
+}
+
+/** unique_violation (of the catalogue), duplicate_table, duplicate_schema, duplicate_column, duplicate_object. */
+const MADE_ALREADY = new Set(["23505", "42P07", "42P06", "42701", "42710"]);
 
 /** For the one line that a person reads; the address without its password. */
 function unusable(address: string, error: unknown): LvError {
@@ -72,6 +126,29 @@ function unusable(address: string, error: unknown): LvError {
     `DATABASE_URL: cannot use ${username}@${host}${pathname}: ${why}`,
     { cause: error },
   );
+}
+
+/** Longer texts are lists of ids: each length would be another statement to keep. */
+const PREPARED_PARAMS_MAX = 40;
+
+/** drizzle asks for every statement to be planned anew, and waits a round trip for it. */
+function prepared<T extends postgres.ISql>(sql: T): T {
+  const unsafe: postgres.Sql["unsafe"] = (text, params, options) =>
+    sql.unsafe(text, params, {
+      ...options,
+      prepare: params !== undefined && params.length <= PREPARED_PARAMS_MAX,
+    });
+  const begin = (work: (tx: postgres.TransactionSql) => unknown): unknown =>
+    "begin" in sql && typeof sql.begin === "function"
+      ? (sql as unknown as postgres.Sql).begin((tx) => work(prepared(tx)))
+      : undefined;
+  const replaced = new Map<PropertyKey, unknown>([
+    ["unsafe", unsafe],
+    ["begin", begin],
+  ]);
+  return new Proxy(sql, {
+    get: (target, name) => replaced.get(name) ?? (Reflect.get(target, name) as unknown),
+  });
 }
 
 /** libpq's form for a unix socket, `postgres://…/db?host=/run/postgresql`, works too. */

@@ -4,13 +4,23 @@ import { bodyLimit } from "hono/body-limit";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import { RequestId } from "../../proto/ids.ts";
+import { TokenDirectory } from "../ops/tokens.ts";
+import { audited, authenticate, minimum } from "./auth.ts";
 import type { App, Env, HttpDeps } from "./deps.ts";
 import { errorResponse, fromIssues } from "./errors.ts";
+import { Metrics } from "./metrics.ts";
+import { systemRoutes } from "./routes/system.ts";
+import { auditRoutes } from "./routes/audit.ts";
+import { enrolmentRoutes } from "./routes/enrolment.ts";
 import { eventRoutes } from "./routes/events.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
+import { internalRoutes } from "./routes/internal.ts";
 import { logRoutes } from "./routes/logs.ts";
+import { machineConfigRoutes } from "./routes/machine-config.ts";
 import { machineRoutes } from "./routes/machines.ts";
+import { projectRoutes } from "./routes/projects.ts";
+import { tokenRoutes } from "./routes/tokens.ts";
 
 /** A caller's own id is taken over when it looks like one. */
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
@@ -28,6 +38,12 @@ export function createApp(deps: HttpDeps, version: string): App {
     c.header("x-request-id", requestId);
     await next();
   });
+  internalRoutes(app, deps.internal, deps.shutdown);
+  const metrics = new Metrics(deps);
+  app.use(metrics.middleware());
+  const tokens = new TokenDirectory(deps);
+  // Before the body is read: what has no token costs nothing.
+  app.use(authenticate(deps, tokens), audited(deps), minimum());
   app.use(
     bodyLimit({
       maxSize: LIMITS.requestBodyBytes,
@@ -49,12 +65,26 @@ export function createApp(deps: HttpDeps, version: string): App {
   );
   healthRoutes(app, deps);
   machineRoutes(app, deps);
+  machineConfigRoutes(app, deps);
   logRoutes(app, deps);
   eventRoutes(app, deps);
+  // Before /v1/hosts/{id}: "tokens" is no host.
+  enrolmentRoutes(app, deps);
   hostRoutes(app, deps);
-  app.doc31("/openapi.json", {
-    openapi: "3.1.0",
-    info: { title: "Leveret", version, description: "Machines from OCI images on your own hosts" },
+  tokenRoutes(app, deps, tokens);
+  projectRoutes(app, deps, tokens);
+  auditRoutes(app, deps);
+  app.openAPIRegistry.registerComponent("securitySchemes", "token", {
+    type: "http",
+    scheme: "bearer",
+    description: "An API token, lvt_…; `leveret-project` chooses the project of a fleet token",
   });
+  const about = {
+    openapi: "3.1.0",
+    security: [{ token: [] }],
+    info: { title: "Leveret", version, description: "Machines from OCI images on your own hosts" },
+  };
+  systemRoutes(app, metrics, () => app.getOpenAPI31Document(about));
+  app.doc31("/openapi.json", about);
   return app;
 }

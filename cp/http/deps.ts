@@ -1,16 +1,22 @@
 /** What the routes are given. */
 import type { OpenAPIHono } from "@hono/zod-openapi";
+import type { Principal } from "../core/access.ts";
+import type { HostsAdmin } from "../hub/hosts-admin.ts";
 import type { Deps } from "../ops/deps.ts";
 import type { LogSource } from "../ops/follow-logs.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
 import type { z } from "zod";
+import type { Internal } from "./routes/internal.ts";
 
 export type HttpDeps = Deps & {
   logs: LogSource;
+  hosts: HostsAdmin;
+  internal: Internal;
   progress(machineId: string): z.infer<typeof ImageProgress> | null;
   /** Aborts when the process ends: streams that would never end by themselves do. */
   shutdown: AbortSignal;
 };
 
-export type Env = { Variables: { requestId: string } };
+/** `principal` is set on every path that needs a token. */
+export type Env = { Variables: { requestId: string; principal: Principal } };
 export type App = OpenAPIHono<Env>;

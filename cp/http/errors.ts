@@ -37,7 +37,10 @@ export function errorResponse(thrown: unknown, requestId: string, log: Log): Res
   if (error.httpStatus >= 500) log.error({ ...detail, err: error.cause ?? error }, error.message);
   else log.debug(detail, error.message);
   const headers = new Headers({ "content-type": "application/json", "x-request-id": requestId });
-  if (error.httpStatus === 503) headers.set("retry-after", "1");
+  const { retryAfterS, challenge } = error.meta;
+  if (typeof retryAfterS === "number") headers.set("retry-after", String(retryAfterS));
+  else if (error.httpStatus === 503) headers.set("retry-after", "1");
+  if (typeof challenge === "string") headers.set("www-authenticate", challenge);
   return new Response(JSON.stringify(errorBody(error, requestId)), {
     status: error.httpStatus,
     headers,

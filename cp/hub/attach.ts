@@ -5,8 +5,9 @@
  *                                └─ timeout, link lost, caller gone ─→ ended
  *
  * The Attach handler belongs to the agent's call and lives until the session has
- * ended; pieces are pulled through it one at a time, so that a slow reader of the
- * REST side slows that one HTTP/2 connection and nothing else.
+ * ended; pieces are pulled through it one at a time and the agent is granted as many
+ * bytes more as were read, so that a slow reader of the REST side slows that one
+ * HTTP/2 connection and nothing else.
  */
 import { create } from "@bufbuild/protobuf";
 import { LIMITS } from "../../lib/limits.ts";
@@ -14,11 +15,20 @@ import { LvError, isReason } from "../../proto/errors.ts";
 import { SessionFrameSchema, type SessionFrame } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { SessionId } from "../../proto/ids.ts";
 import type { LogPiece, LogSource } from "../ops/follow-logs.ts";
+import { Queue } from "./queue.ts";
 import type { Registry } from "./registry.ts";
 import type { HubSession } from "./session.ts";
 import { pieceFromWire } from "./wire.ts";
 
-type Joined = { frames: AsyncIterator<SessionFrame>; release: () => void };
+type Joined = {
+  frames: AsyncIterator<SessionFrame>;
+  /** Lets the agent send so many bytes more. */
+  grant: (bytes: number) => void;
+  release: () => void;
+};
+/** An agent has at most two halves of its credit outstanding; the rest is room to spare. */
+const GRANTS_MAX = 16;
+
 type Waiting = { session: HubSession; join: (joined: Joined) => void };
 
 export class Attachments implements LogSource {
@@ -46,6 +56,7 @@ export class Attachments implements LogSource {
       abandon(cancelled());
     };
     signal.addEventListener("abort", onAbort, { once: true });
+    let taken = 0;
     try {
       for (;;) {
         // Not Promise.race with one long-lived promise: that keeps a reaction per frame.
@@ -56,7 +67,14 @@ export class Attachments implements LogSource {
         });
         if (next.done === true) throw broken(undefined);
         const { frame } = next.value;
-        if (frame.case === "log") yield pieceFromWire(frame.value);
+        if (frame.case === "log") {
+          yield pieceFromWire(frame.value);
+          // Only now: the reader has come back for more.
+          taken += frame.value.data.length;
+          if (taken < LIMITS.sessionCreditBytes / 2) continue;
+          joined.grant(taken);
+          taken = 0;
+        }
         if (frame.case === "end") {
           const { errorReason, errorMessage } = frame.value;
           if (errorReason === "") return;
@@ -108,6 +126,7 @@ export class Attachments implements LogSource {
           $typeName: "leveret.v1.OpenSession",
           sessionId,
           machineId: request.machineId,
+          creditBytes: BigInt(LIMITS.sessionCreditBytes),
           kind: {
             case: "logs",
             value: {
@@ -121,25 +140,34 @@ export class Attachments implements LogSource {
     });
   }
 
-  /** The Attach call: joins the waiting session and holds on until it has ended. */
+  /**
+   * The Attach call: joins the waiting session and holds on until it has ended.
+   * `caller`: the host of the connection's certificate; undefined on a plain link.
+   */
   async *serve(
     frames: AsyncIterable<SessionFrame>,
     signal: AbortSignal,
+    caller?: string,
   ): AsyncGenerator<SessionFrame> {
     const iterator = frames[Symbol.asyncIterator]();
     const first = await iterator.next();
     const open = first.done === true ? undefined : first.value.frame;
     if (open?.case !== "open")
       throw new LvError("BAD_REQUEST", "The first frame of Attach must be SessionOpen");
-    const { sessionId, hostId, epoch } = open.value;
+    const { sessionId, epoch } = open.value;
+    const hostId = caller ?? open.value.hostId;
     const waiting = this.#waiting.get(sessionId);
     const origin = waiting?.session.origin;
     if (waiting === undefined || origin?.hostId !== hostId || BigInt(origin.epoch) !== epoch)
       throw new LvError("NOT_FOUND", `No session ${sessionId.slice(0, 80)} waits for this host`);
-    await new Promise<void>((resolve) => {
-      signal.addEventListener("abort", () => resolve(), { once: true });
-      waiting.join({ frames: iterator, release: resolve });
+    const out = new Queue<SessionFrame>(GRANTS_MAX);
+    signal.addEventListener("abort", () => out.close(), { once: true });
+    waiting.join({
+      frames: iterator,
+      grant: (bytes) => void out.push(creditFrame(bytes)),
+      release: () => out.close(),
     });
+    yield* out;
     // The reader may have gone first: the agent is told, and stops producing.
     yield create(SessionFrameSchema, {
       frame: {
@@ -148,6 +176,11 @@ export class Attachments implements LogSource {
       },
     });
   }
+}
+
+function creditFrame(bytes: number): SessionFrame {
+  const value = { $typeName: "leveret.v1.SessionCredit", bytes: BigInt(bytes) } as const;
+  return create(SessionFrameSchema, { frame: { case: "credit", value } });
 }
 
 function cancelled(): LvError {

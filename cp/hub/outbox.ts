@@ -13,10 +13,12 @@ const BATCH = 64;
 export class Outbox {
   readonly #deps: Deps;
   readonly #registry: Registry;
+  readonly #replicaId: string;
   readonly #running = new Map<string, { again: boolean; done: Promise<void> }>();
 
-  constructor(deps: Deps, registry: Registry) {
+  constructor(deps: Deps, registry: Registry, replicaId: string) {
     this.#deps = deps;
+    this.#replicaId = replicaId;
     this.#registry = registry;
   }
 
@@ -49,7 +51,7 @@ export class Outbox {
 
   /** One pass over the hosts that are connected here. */
   async poll(): Promise<void> {
-    const hosts = await hostsWithPending(this.#deps.database.db, this.#registry.hostIds());
+    const hosts = await hostsWithPending(this.#deps.database.db, this.#replicaId);
     for (const hostId of hosts) this.wake(hostId);
   }
 

@@ -2,7 +2,10 @@
 import { LvError } from "../../proto/errors.ts";
 import type { Hello } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { HostId } from "../../proto/ids.ts";
+import { activeKey } from "../db/queries/host-keys.ts";
 import { recountCommitted, registerHost } from "../db/queries/hosts.ts";
+import { inConflict } from "../ops/instances.ts";
+import type { Peer } from "../ops/authority.ts";
 import { transact, type Deps } from "../ops/deps.ts";
 import type { InventoryEntry } from "../ops/reconcile.ts";
 import type { Origin } from "../ops/report.ts";
@@ -11,9 +14,18 @@ import { reportFromWire } from "./wire.ts";
 const NAME_MAX = 253;
 const COUNT_MAX = 2 ** 31 - 1;
 
-/** Throws BAD_REQUEST for a Hello that no configuration of an honest agent produces. */
-export async function register(deps: Deps, hello: Hello, replicaId: string): Promise<Origin> {
-  const hostId = hello.hostId === "" ? HostId.create() : HostId.parse(hello.hostId);
+/**
+ * Throws BAD_REQUEST for a Hello that no configuration of an honest agent produces,
+ * PERMISSION_DENIED for one that speaks for another host than its certificate or with
+ * a key that may not. `peer`: null on a plain link.
+ */
+export async function register(
+  deps: Deps,
+  hello: Hello,
+  replicaId: string,
+  peer: Peer | null = null,
+): Promise<Origin> {
+  const hostId = hostOf(hello, peer);
   const { capacity } = hello;
   if (capacity === undefined || capacity.cpus === 0 || capacity.memoryMib === 0n)
     throw new LvError("BAD_REQUEST", "Hello offers no capacity");
@@ -37,11 +49,24 @@ export async function register(deps: Deps, hello: Hello, replicaId: string): Pro
     capacityDiskMib: Number(capacity.diskMib),
   } as const;
   const epoch = await transact(deps, async (tx) => {
-    const next = await registerHost(tx, fields);
+    if (peer !== null && (await activeKey(tx, hostId))?.keyHash !== peer.keyHash)
+      throw new LvError("PERMISSION_DENIED", `This key does not speak for ${hostId} any more`);
+    const state = (await inConflict(tx, hostId, clean(hello.instance))) ? "conflict" : "ready";
+    const next = await registerHost(tx, fields, state);
     await recountCommitted(tx, hostId);
     return next;
   });
   return { hostId, epoch };
+}
+
+function hostOf(hello: Hello, peer: Peer | null): HostId {
+  if (peer === null) return hello.hostId === "" ? HostId.create() : HostId.parse(hello.hostId);
+  if (hello.hostId !== "" && hello.hostId !== peer.hostId)
+    throw new LvError(
+      "PERMISSION_DENIED",
+      `The certificate is ${peer.hostId}'s, and Hello claims "${clean(hello.hostId)}"`,
+    );
+  return peer.hostId;
 }
 
 export function inventoryOf(hello: Hello): InventoryEntry[] {

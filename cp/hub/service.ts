@@ -16,11 +16,15 @@ import {
   type Hello,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import type { Authority, Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
+import { enroll, renew } from "../ops/enroll.ts";
 import { hostDown } from "../ops/host-down.ts";
 import { reconcileInventory } from "../ops/reconcile.ts";
 import type { Attachments } from "./attach.ts";
+import type { Heartbeats } from "./heartbeats.ts";
 import type { Outbox } from "./outbox.ts";
+import { callerKey, requirePeer } from "./peer.ts";
 import type { ProgressBoard } from "./progress.ts";
 import { inventoryOf, register } from "./register.ts";
 import type { Registry } from "./registry.ts";
@@ -33,13 +37,33 @@ export type HubParts = {
   outbox: Outbox;
   attachments: Attachments;
   progress: ProgressBoard;
+  heartbeats: Heartbeats;
+  /** Issues hosts' certificates; null = a plain link on loopback. */
+  authority: Authority | null;
 };
 
 export function hubService(parts: HubParts): ServiceImpl<typeof AgentLink> {
   return {
+    enroll: async (request) => {
+      try {
+        const { authority } = parts;
+        if (authority === null)
+          throw new LvError("UNIMPLEMENTED", "This link is plain: hosts need no certificate");
+        const certificate = await enroll(parts.deps, authority, request);
+        return { certificate, ca: authority.certificate };
+      } catch (error) {
+        throw refusal(parts, error);
+      }
+    },
     connect: (frames, context) => connect(parts, frames, context),
     attach: (frames, context) => attach(parts, frames, context),
   };
+}
+
+function refusal(parts: HubParts, error: unknown): ReturnType<LvError["toConnect"]> {
+  const known = LvError.from(error);
+  if (known.reason === "INTERNAL") parts.deps.log.error({ err: error }, "a call failed");
+  return known.toConnect();
 }
 
 async function* attach(
@@ -47,9 +71,10 @@ async function* attach(
   ...[frames, context]: Parameters<ServiceImpl<typeof AgentLink>["attach"]>
 ): ReturnType<Attachments["serve"]> {
   try {
-    yield* parts.attachments.serve(frames, context.signal);
+    const peer = requirePeer(context.values.get(callerKey));
+    yield* parts.attachments.serve(frames, context.signal, peer?.hostId);
   } catch (error) {
-    throw LvError.from(error).toConnect();
+    throw refusal(parts, error);
   }
 }
 
@@ -58,12 +83,13 @@ async function* connect(
   frames: AsyncIterable<AgentFrame>,
   context: HandlerContext,
 ): AsyncGenerator<HubFrame> {
+  const peer = peerOf(parts, context);
   const iterator = frames[Symbol.asyncIterator]();
   const first = await iterator.next();
   const frame = first.done === true ? undefined : first.value.frame;
   if (frame?.case !== "hello")
     throw new LvError("BAD_REQUEST", "The first frame must be Hello").toConnect();
-  const session = await enter(parts, frame.value);
+  const session = await enter(parts, frame.value, peer);
   if (session instanceof LvError) {
     yield rejection(session);
     return;
@@ -98,18 +124,37 @@ async function* connect(
   }
 }
 
-/** An LvError for an agent that must not come back as it is; throws for what may pass. */
-async function enter(parts: HubParts, hello: Hello): Promise<HubSession | LvError> {
-  const { deps, registry, replicaId, progress } = parts;
+function peerOf(parts: HubParts, context: HandlerContext): Peer | null {
   try {
-    const session = new HubSession(deps, progress, await register(deps, hello, replicaId));
+    return requirePeer(context.values.get(callerKey));
+  } catch (error) {
+    throw refusal(parts, error);
+  }
+}
+
+/** An LvError for an agent that must not come back as it is; throws for what may pass. */
+async function enter(
+  parts: HubParts,
+  hello: Hello,
+  peer: Peer | null,
+): Promise<HubSession | LvError> {
+  const { deps, registry, replicaId, progress, heartbeats, authority } = parts;
+  try {
+    const origin = await register(deps, hello, replicaId, peer);
+    const session = new HubSession(deps, progress, heartbeats, origin);
+    if (authority !== null && peer !== null)
+      session.identity = {
+        peer,
+        notAfter: peer.notAfter,
+        renew: (csr) => renew(deps, authority, peer, csr),
+      };
     const earlier = registry.set(session);
     earlier?.supersede(Goodbye_Reason.SUPERSEDED);
     deps.log.info({ ...session.origin, hostname: hello.hostname }, "host connected");
     return session;
   } catch (error) {
     const known = LvError.from(error);
-    if (known.reason === "BAD_REQUEST") return known;
+    if (known.reason === "BAD_REQUEST" || known.reason === "PERMISSION_DENIED") return known;
     deps.log.error({ err: error }, "cannot register a host");
     throw known.toConnect();
   }

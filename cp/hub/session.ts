@@ -21,17 +21,26 @@ import {
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { fromDatabase } from "../db/index.ts";
-import { touchHost } from "../db/queries/hosts.ts";
 import { markAcked } from "../db/queries/ops.ts";
+import type { Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
 import { destroyStray } from "../ops/reconcile.ts";
 import { storeReport, type Origin } from "../ops/report.ts";
 import { storeResult } from "../ops/result.ts";
+import type { Heartbeats } from "./heartbeats.ts";
 import type { ProgressBoard } from "./progress.ts";
 import { Queue } from "./queue.ts";
 import { reportFromWire, resultFromWire } from "./wire.ts";
 
 type Payload = HubFrame["frame"];
+
+/** Of a stream with a certificate: whose it is, and how it gets the next one. */
+export type Identity = {
+  peer: Peer;
+  /** Of its newest certificate, unix milliseconds. */
+  notAfter: number;
+  renew(csr: Uint8Array): Promise<{ certificate: Uint8Array; notAfter: Date }>;
+};
 
 export class HubSession {
   readonly origin: Origin;
@@ -39,12 +48,16 @@ export class HubSession {
   readonly #in = new Queue<AgentFrame>(LIMITS.hubQueueFrames);
   readonly #deps: Deps;
   readonly #progress: ProgressBoard;
+  readonly #heartbeats: Heartbeats;
   readonly #end = new AbortController();
+  /** null on a plain link. Set before the session is registered. */
+  identity: Identity | null = null;
   #superseded = false;
   #open = false;
 
-  constructor(deps: Deps, progress: ProgressBoard, origin: Origin) {
+  constructor(deps: Deps, progress: ProgressBoard, heartbeats: Heartbeats, origin: Origin) {
     this.#deps = deps;
+    this.#heartbeats = heartbeats;
     this.#progress = progress;
     this.origin = origin;
   }
@@ -151,11 +164,12 @@ export class HubSession {
 
   async #handle(message: AgentFrame): Promise<void> {
     const { database, log } = this.#deps;
-    const { hostId, epoch } = this.origin;
+    const { hostId } = this.origin;
     const { frame } = message;
     switch (frame.case) {
       case "heartbeat":
-        if (!(await touchHost(database.db, hostId, epoch))) this.close();
+        this.#heartbeats.note(this);
+        if (this.#expired()) this.close();
         return;
       case "ack":
         await markAcked(database.db, frame.value.opId, hostId);
@@ -182,6 +196,8 @@ export class HubSession {
       case "progress":
         this.#progress.put(frame.value);
         return;
+      case "certificateRequest":
+        return this.#renew(frame.value.csr);
       case "hello":
         log.warn(this.origin, "a second Hello; closing the stream");
         this.close();
@@ -193,6 +209,30 @@ export class HubSession {
         const rest: never = frame;
         return rest;
       }
+    }
+  }
+
+  /** A stream may not outlive the certificates that it was opened or renewed with. */
+  #expired(): boolean {
+    if (this.identity === null || this.#deps.clock.now() < this.identity.notAfter) return false;
+    this.#deps.log.warn(this.origin, "the host's certificate has expired; closing the stream");
+    return true;
+  }
+
+  /** A request that is refused is not answered: the certificate goes on until its end. */
+  async #renew(csr: Uint8Array): Promise<void> {
+    try {
+      if (this.identity === null) return;
+      const { certificate, notAfter } = await this.identity.renew(csr);
+      this.identity.notAfter = notAfter.getTime();
+      this.send({
+        case: "certificate",
+        value: { $typeName: "leveret.v1.CertificateIssued", certificate },
+      });
+    } catch (error) {
+      const { reason, message } = LvError.from(error);
+      if (reason !== "BAD_REQUEST" && reason !== "PERMISSION_DENIED") throw error;
+      this.#deps.log.warn({ ...this.origin, reason, detail: message }, "certificate not renewed");
     }
   }
 }

@@ -1,7 +1,8 @@
 /**
  * Who waits for what, inside this process. Fed after commit, so that a woken
  * reader always sees the change; a reader subscribes before it reads, so that no
- * change falls in between. Across processes the database is polled instead.
+ * change falls in between. Other replicas are told through the relay, which may lose
+ * what it is given: whoever waits looks into the database now and then as well.
  */
 import type { MachineState } from "../../proto/states.ts";
 
@@ -12,8 +13,13 @@ type Listener = (change: Change) => void;
 
 export class Changes {
   readonly #listeners = new Map<string, Set<Listener>>();
+  readonly #relay: Listener | undefined;
 
-  /** Calls the listener for each change of the machine or host; returns the way to stop it. */
+  constructor(relay?: Listener) {
+    this.#relay = relay;
+  }
+
+  /** Calls the listener for each change of the machine or host, of all for "*"; returns the way to stop it. */
   subscribe(id: string, listener: Listener): () => void {
     const listeners = this.#listeners.get(id) ?? new Set();
     this.#listeners.set(id, listeners);
@@ -25,7 +31,14 @@ export class Changes {
   }
 
   publish(change: Change): void {
+    this.deliver(change);
+    this.#relay?.(change);
+  }
+
+  /** What another replica has published. */
+  deliver(change: Change): void {
     for (const listener of this.#listeners.get(change.id) ?? []) listener(change);
+    for (const listener of this.#listeners.get("*") ?? []) listener(change);
   }
 
   /** Subscriptions that are open; a test asks that none is left behind. */

@@ -61,11 +61,12 @@ export async function saveMachine(
 
 export async function addEvent(
   tx: Db,
-  machine: Pick<MachineRow, "id" | "observedState">,
+  machine: Pick<MachineRow, "id" | "projectId" | "observedState">,
   note: Note,
 ): Promise<void> {
   await insertEvent(tx, {
     id: EventId.create(),
+    projectId: machine.projectId,
     machineId: machine.id,
     type: note.type,
     status: machine.observedState,

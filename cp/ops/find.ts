@@ -9,26 +9,30 @@ import type { Deps } from "./deps.ts";
 const PREFIX = /^[0-9a-z_]+$/;
 
 /**
- * A machine by id, name, or unique beginning of an id, with or without "mch_".
+ * A machine of the project by id, name, or unique beginning of an id, with or without "mch_".
  * Destroyed ones are found by their full id only. Throws MACHINE_NOT_FOUND,
  * NAME_AMBIGUOUS.
  */
-export async function findMachine(deps: Deps, reference: string): Promise<MachineRow> {
+export async function findMachine(
+  deps: Deps,
+  projectId: string,
+  reference: string,
+): Promise<MachineRow> {
   const { db } = deps.database;
   const notFound = new LvError("MACHINE_NOT_FOUND", `No machine "${reference.slice(0, 80)}"`);
   if (MachineId.is(reference)) {
     const row = await getMachine(db, reference);
-    if (row === undefined) throw notFound;
+    if (row === undefined || row.projectId !== projectId) throw notFound;
     return row;
   }
   if (reference.includes("\0")) throw notFound;
-  const named = await findByName(db, reference);
+  const named = await findByName(db, projectId, reference);
   if (named !== undefined) return named;
   if (!PREFIX.test(reference)) throw notFound;
   const prefix = reference.startsWith(`${MachineId.prefix}_`)
     ? reference
     : `${MachineId.prefix}_${reference}`;
-  const [row, second] = await findByPrefix(db, prefix);
+  const [row, second] = await findByPrefix(db, projectId, prefix);
   if (row === undefined) throw notFound;
   if (second !== undefined)
     throw new LvError("NAME_AMBIGUOUS", `"${reference}" begins the id of more than one machine`);

@@ -76,7 +76,10 @@ export async function* readLogs(
 /** The host ended the session; a start may have been asked for that it has not seen yet. */
 async function runIsOver(deps: Deps, before: MachineRow, seen: number): Promise<boolean> {
   const now = await getMachine(deps.database.db, before.id);
-  if (now === undefined || now.desiredState !== "started") return true;
+  if (now === undefined) return true;
+  // Another run is due, by policy or because it was asked for.
+  if (now.restartAt !== null) return false;
+  if (now.desiredState !== "started") return true;
   // The run that ended is the newest one, and only its report is still to come.
   if (seen >= now.incarnation) return true;
   return now.incarnation === before.incarnation && before.observedState !== "starting";

@@ -1,5 +1,6 @@
 /** A host's stream is gone: what is said of its machines, and who is told. */
 import { findAbandoned, markAllDisconnected, markDisconnected } from "../db/queries/hosts.ts";
+import { forgetReplicas } from "../db/queries/replicas.ts";
 import { markUnknown } from "../db/queries/machines.ts";
 import { addEvent, transact, type Deps } from "./deps.ts";
 import type { Origin } from "./report.ts";
@@ -10,13 +11,19 @@ const ABANDONED_AFTER_S = 30;
 /** Marks the host down under this epoch; false when a newer stream has it. */
 export async function hostDown(deps: Deps, origin: Origin): Promise<boolean> {
   if (!(await markDisconnected(deps.database.db, origin.hostId, origin.epoch))) return false;
-  await loseMachines(deps, origin.hostId);
-  deps.changes.publish({ kind: "host", id: origin.hostId });
+  await hostLost(deps, origin.hostId);
   return true;
+}
+
+/** The host's row says so already: its machines are told, and those who wait for it. */
+export async function hostLost(deps: Deps, hostId: string): Promise<void> {
+  await loseMachines(deps, hostId);
+  deps.changes.publish({ kind: "host", id: hostId });
 }
 
 /** At the start of the only control plane no stream is open, whatever the rows say. */
 export async function allHostsDown(deps: Deps): Promise<void> {
+  await forgetReplicas(deps.database.db);
   for (const hostId of await markAllDisconnected(deps.database.db))
     await loseMachines(deps, hostId);
 }

@@ -23,9 +23,11 @@ export async function issueStart(
     {
       hostId,
       incarnation,
+      restarts: machine.restarts,
       desiredState: "started",
       desiredGeneration: machine.desiredGeneration + 1,
       observedState: transition(machine.observedState, "request_start"),
+      restartAt: null,
       version: machine.version + 1,
       statusReason: null,
       statusMessage: null,

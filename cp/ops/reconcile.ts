@@ -3,7 +3,7 @@
  * the host's inventory at every Hello and from the stored states in between; ops
  * are only the fast path, and the loss of any of them is made good here.
  */
-import { OpId } from "../../proto/ids.ts";
+import { DEFAULT_PROJECT, OpId } from "../../proto/ids.ts";
 import { isAtRest } from "../../proto/states.ts";
 import { remedy, type Report } from "../core/machine.ts";
 import type { Db } from "../db/index.ts";
@@ -36,7 +36,7 @@ export async function reconcileInventory(
   }
   const rows = await machinesOfHost(deps.database.db, origin.hostId);
   for (const row of rows) if (!present.has(row.id)) await mendMissing(deps, origin, row.id);
-  await reconcileHosts(deps, [origin.hostId]);
+  await reconcileHosts(deps, { hostId: origin.hostId });
 }
 
 /** A machine that only the host knows, or that is destroyed here, must not go on there. */
@@ -52,11 +52,15 @@ export async function destroyStray(
     // Asked once more here: between the report and now the row may have been made right.
     if (row !== undefined && row.hostId === origin.hostId && row.observedState !== "destroyed")
       return;
-    if (await hasOpenOp(tx, machineId)) return;
+    if (await hasOpenOp(tx, machineId, origin.hostId)) return;
     deps.log.warn({ machineId, hostId: origin.hostId }, "destroying a machine nobody asked for");
     await addEvent(
       tx,
-      { id: machineId, observedState: report.state },
+      {
+        id: machineId,
+        projectId: row?.projectId ?? DEFAULT_PROJECT,
+        observedState: report.state,
+      },
       {
         type: "stray",
         source: "system",
@@ -83,7 +87,7 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
     await reopenAcked(tx, machineId);
     // Reports of a journal that begins anew begin at 1.
     const change = { observedSequence: 0 };
-    if (await hasOpenOp(tx, machineId)) {
+    if (await hasOpenOp(tx, machineId, origin.hostId)) {
       const pending = machine.desiredState === "started" ? "starting" : machine.observedState;
       await saveMachine(tx, effects, machineId, {
         ...change,
@@ -119,9 +123,11 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
 }
 
 /** In between: machines of connected hosts that are not as desired and have no op under way. */
-export async function reconcileHosts(deps: Deps, hostIds: string[]): Promise<void> {
-  if (hostIds.length === 0) return;
-  const rows = await findDiverged(deps.database.db, hostIds, BATCH);
+export async function reconcileHosts(
+  deps: Deps,
+  of: Parameters<typeof findDiverged>[1],
+): Promise<void> {
+  const rows = await findDiverged(deps.database.db, of, BATCH);
   for (const row of rows)
     if (remedy(row) !== null)
       await transact(deps, (tx, effects) => applyRemedy(tx, effects, row.id));
@@ -130,7 +136,7 @@ export async function reconcileHosts(deps: Deps, hostIds: string[]): Promise<voi
 async function applyRemedy(tx: Db, effects: Effects, machineId: string): Promise<void> {
   const machine = await lockMachine(tx, machineId);
   if (machine === undefined || machine.hostId === null) return;
-  if (await hasOpenOp(tx, machineId)) return;
+  if (await hasOpenOp(tx, machineId, machine.hostId)) return;
   const wanted = remedy(machine);
   const { hostId } = machine;
   const source = "system" as const;

@@ -5,6 +5,7 @@ import { ownsEpoch } from "../db/queries/hosts.ts";
 import { lockMachine, type MachineChange } from "../db/queries/machines.ts";
 import { getPlacement, setRunning } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
+import { afterEnd } from "./ended.ts";
 import { finishDestroy } from "./destroy-machine.ts";
 import { saveMachine, transact, type Deps, type Effects, type Note } from "./deps.ts";
 
@@ -52,12 +53,14 @@ export async function apply(
     await setRunning(tx, machine.id, holdsCapacity(state, held));
   const change: MachineChange = {
     observedState: state,
-    desiredState: nextDesired(machine, report),
+    // One that waits for its next run hears of its last one again.
+    desiredState: machine.restartAt === null ? nextDesired(machine, report) : machine.desiredState,
     observedGeneration: Math.max(machine.observedGeneration, report.generation),
     observedSequence: report.sequence,
   };
   if (!stale || machine.desiredState !== "started") Object.assign(change, details(machine, report));
-  return saveMachine(tx, effects, machine.id, change, note);
+  const row = await saveMachine(tx, effects, machine.id, change, note);
+  return afterEnd(tx, effects, machine, row);
 }
 
 function details(machine: MachineRow, report: Report): MachineChange {

@@ -8,6 +8,8 @@ import type { MachineRow } from "../db/schema/machines.ts";
 import type { OpRow } from "../db/schema/ops.ts";
 import type { Db } from "../db/index.ts";
 import { isAtRest } from "../../proto/states.ts";
+import { afterEnd } from "./ended.ts";
+import { judgeStart } from "./fleet.ts";
 import { finishDestroy } from "./destroy-machine.ts";
 import { saveMachine, transact, type Deps, type Effects } from "./deps.ts";
 import { isNews } from "../core/machine.ts";
@@ -56,21 +58,27 @@ async function settle(
   const at = { observedGeneration: op.generation };
   switch (op.command.kind) {
     case "start":
+      await judgeStart(tx, op.hostId, error?.reason ?? null);
       if (error === null || error.reason === "SUPERSEDED") return;
       if (machine.observedState === "failed" && machine.statusReason !== null) return;
       await setRunning(tx, machine.id, false);
-      await saveMachine(
+      await afterEnd(
         tx,
         effects,
-        machine.id,
-        {
-          ...at,
-          desiredState: "stopped",
-          observedState: "failed",
-          statusReason: error.reason,
-          statusMessage: error.message,
-        },
-        { type: "failed", source: "host", ...error },
+        machine,
+        await saveMachine(
+          tx,
+          effects,
+          machine.id,
+          {
+            ...at,
+            desiredState: "stopped",
+            observedState: "failed",
+            statusReason: error.reason,
+            statusMessage: error.message,
+          },
+          { type: "failed", source: "host", ...error },
+        ),
       );
       return;
     case "stop":

@@ -7,27 +7,35 @@ import { getPlacement, reserveAgain } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { transact, type Deps } from "./deps.ts";
 import { issueStart } from "./issue.ts";
+import { checkLease } from "./lease.ts";
 import { needOf, place, viewOf } from "./place.ts";
+import { checkQuota } from "./projects.ts";
 import { choose } from "../core/placement.ts";
 
 /**
  * Asks for a run of a machine. One that is wanted started already is returned as
- * it is. Throws MACHINE_NOT_FOUND, STATE_CONFLICT, NO_CAPACITY, HOST_UNAVAILABLE.
+ * it is. Throws MACHINE_NOT_FOUND, STATE_CONFLICT, NO_CAPACITY, HOST_UNAVAILABLE,
+ * QUOTA_EXCEEDED.
  */
-export async function startMachine(deps: Deps, id: string): Promise<MachineRow> {
+export async function startMachine(deps: Deps, id: string, nonce?: string): Promise<MachineRow> {
   return transact(deps, async (tx, effects) => {
     const machine = await lockMachine(tx, id);
     if (machine === undefined) throw new LvError("MACHINE_NOT_FOUND", `No machine ${id}`);
+    await checkLease(tx, machine, nonce);
     if (machine.desiredState === "destroyed")
       throw new LvError("STATE_CONFLICT", `Cannot start "${machine.name}": it is being destroyed`);
-    if (machine.desiredState === "started") return machine;
+    // One that waits for its next run gets it now.
+    if (machine.desiredState === "started" && machine.restartAt === null) return machine;
     if (!isAtRest(machine.observedState) && machine.observedState !== "stopping")
       throw new LvError(
         "STATE_CONFLICT",
         `Cannot start "${machine.name}": it is ${machine.observedState} and was asked to stop`,
       );
     const hostId = await makeRoom(tx, machine);
-    return issueStart(tx, effects, machine, hostId, { type: "start", source: "user" });
+    const fresh = { ...machine, restarts: 0 };
+    const row = await issueStart(tx, effects, fresh, hostId, { type: "start", source: "user" });
+    await checkQuota(tx, machine.projectId, needOf(machine.config));
+    return row;
   });
 }
 
@@ -35,7 +43,7 @@ export async function startMachine(deps: Deps, id: string): Promise<MachineRow> 
 async function makeRoom(tx: Db, machine: MachineRow): Promise<string> {
   const need = needOf(machine.config);
   if (machine.hostId === null) {
-    const placed = await place(tx, machine.id, need);
+    const placed = await place(tx, machine);
     if ("refusal" in placed) throw new LvError("NO_CAPACITY", placed.refusal);
     return placed.hostId;
   }
@@ -45,6 +53,11 @@ async function makeRoom(tx: Db, machine: MachineRow): Promise<string> {
     throw new LvError(
       "HOST_UNAVAILABLE",
       `Cannot start "${machine.name}": its host ${host?.hostname ?? machine.hostId} is not connected`,
+    );
+  if (host.cordoned || host.quarantinedUntil !== null)
+    throw new LvError(
+      "HOST_UNAVAILABLE",
+      `Cannot start "${machine.name}": its host ${host.hostname} is ${host.cordoned ? "cordoned" : "quarantined"}`,
     );
   const held = await getPlacement(tx, machine.id);
   // Its disk is counted on that host already.

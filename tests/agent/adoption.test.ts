@@ -66,7 +66,7 @@ describe("an agent that is killed", () => {
   });
 
   test(
-    "leaves its machine running; the next one adopts it and has every line once",
+    "matrix: agent SIGKILL: leaves its machine running; the next one adopts it and has every line once",
     async () => {
       const first = await spawnAgent();
       await send(first, startOp(id, 1, argv("count", "600")));

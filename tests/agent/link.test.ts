@@ -54,7 +54,7 @@ describe("the agent's link", () => {
     expect(stream.received.filter((frame) => frame.case === "progress").length).toBeGreaterThan(0);
   });
 
-  test("sends a result after every reconnect until it is acknowledged", async () => {
+  test("matrix: lost result: sends it after every reconnect until it is acknowledged", async () => {
     const first = await hub.stream();
     const op = startOp(id, 1);
     first.send({ case: "op", value: op });
@@ -82,7 +82,7 @@ describe("the agent's link", () => {
     expect(agent.driver.begun).toHaveLength(1);
   });
 
-  test("refuses frames of an older epoch", async () => {
+  test("matrix: stale stream: refuses frames of an older epoch", async () => {
     (await hub.stream()).drop();
     const stream = await hub.stream();
     stream.send({ case: "op", value: startOp(id, 1) }, stream.epoch - 1n);
@@ -121,6 +121,28 @@ describe("the agent's link", () => {
     );
     const rest = await hub.logs(id, { after: 48n });
     expect(text(rest.chunks)).toBe("line 48\nline 49\n");
+  });
+
+  test("matrix: a slow reader stops the agent's session where its credit ends, and nothing else", async () => {
+    const stream = await hub.stream();
+    stream.send({ case: "op", value: startOp(id, 1, argv("count", "300")) });
+    await until("the run's end", () =>
+      stream.statuses.some(({ state }) => state === MachineState.STOPPED),
+    );
+    const sessionId = hub.openLogs(stream, id, { credit: 100n });
+    const session = await until("the session", () => hub.sessions.get(sessionId));
+    const sent = (): number => session.chunks.reduce((sum, { data }) => sum + data.length, 0);
+    await until("the credit to be used", () => sent() >= 100);
+    const beats = stream.received.length;
+    await until("heartbeats meanwhile", () => stream.received.length > beats + 1);
+    // No more than the piece that the last byte of credit was good for.
+    expect(sent()).toBeLessThan(100 + 64);
+    expect(session.end).toBeNull();
+    session.grant(1_000n);
+    await until("more", () => sent() >= 1_000);
+    session.grant(1_000_000n);
+    await until("the end", () => session.end);
+    expect(text(session.chunks)).toEndWith("line 299\n");
   });
 
   test("following waits for a start that is still under way", async () => {
@@ -177,14 +199,16 @@ describe("a stream that drops", () => {
 });
 
 describe("Goodbye", () => {
-  /** Sleeps are written down and end almost at once. */
+  const HEARTBEAT_MS = 1_000;
+
+  /** Sleeps are written down, but for those between heartbeats, and end almost at once. */
   class RecordedClock implements Clock {
     readonly slept: number[] = [];
     now(): number {
       return systemClock.now();
     }
     sleep(ms: number, signal?: AbortSignal): Promise<void> {
-      this.slept.push(ms);
+      if (ms !== HEARTBEAT_MS) this.slept.push(ms);
       return systemClock.sleep(1, signal);
     }
   }

@@ -1,5 +1,9 @@
 /** Control plane, link and agent together, with the fake driver under them. */
 import { expect, test } from "bun:test";
+import { X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { type Clock, systemClock } from "../../lib/clock.ts";
 import type { Machine } from "../../proto/rest.ts";
 import { failure } from "../kit/failure.ts";
 import { until } from "../kit/until.ts";
@@ -184,3 +188,52 @@ test(
   },
   TIMEOUT_MS,
 );
+
+test(
+  "over mTLS: agents come back to a control plane that was started again, and lose nothing",
+  async () => {
+    await using world = await World.create({ agents: 2, mtls: true });
+    const { id } = await world.run(["count"]);
+    const started = await world.untilState(id, "started");
+    await world.restartPlane();
+    await world.untilReady(2);
+    const after = await world.untilState(id, "started");
+    expect(after).toMatchObject({ instance_id: started.instance_id, host_id: started.host_id });
+    expect(await world.logs(id)).toContain("line 0\n");
+    await world.client.stop(id);
+    expect(await world.untilState(id, "stopped")).toMatchObject({ exit_code: 143 });
+  },
+  TIMEOUT_MS,
+);
+
+for (const minutes of [-10, 10])
+  test(
+    `matrix: an agent whose clock is ${minutes} min off is neither down nor renewed early`,
+    async () => {
+      const clock: Clock = {
+        now: () => Date.now() + minutes * 60_000,
+        // Six heartbeats in the time of one.
+        sleep: (ms, signal) => systemClock.sleep(ms / 6, signal),
+      };
+      await using world = await World.create({ mtls: true, agent: { clock } });
+      const certificate = (): string =>
+        readFileSync(join(world.agent.dir, "identity", "certificate.pem"), "utf8");
+      const before = certificate();
+      const { id } = await world.run(["count"]);
+      await world.untilState(id, "started");
+      const seen = async (): Promise<number> =>
+        Date.parse((await world.client.hosts())[0]?.last_seen_at ?? "");
+      const first = await seen();
+      await until("heartbeats", async () => (await seen()) > first + 1_000);
+      // By the database's clock, whatever the agent believes.
+      expect(Math.abs((await seen()) - Date.now())).toBeLessThan(30_000);
+      const [host] = await world.client.hosts();
+      expect(host?.state).toBe("ready");
+      expect((await world.client.machine(id)).state).toBe("started");
+      expect(certificate()).toBe(before);
+      const { validFrom, validTo } = new X509Certificate(before);
+      expect(Date.parse(validFrom)).toBeLessThan(clock.now());
+      expect(Date.parse(validTo)).toBeGreaterThan(clock.now());
+    },
+    TIMEOUT_MS,
+  );

@@ -92,7 +92,10 @@ test("a name that is taken is refused and leaves nothing, and is free after dest
 });
 
 test("more than any host has is kept as failed, with the reason and the counts", async () => {
-  const { status, body } = await create({ config: { ...config, guest: { memory_mb: 64_000 } } });
+  const { status, body } = await create({
+    config: { ...config, guest: { memory_mb: 64_000 } },
+    on_no_capacity: "fail",
+  });
   expect(status).toBe(201);
   expect(body).toMatchObject({
     state: "failed",

@@ -1,6 +1,9 @@
 /** `bun run bench NAME [options] [--json]`: each benchmark prints a table or JSON lines. */
 import { benchBoot, BOOT_USAGE, parseBootOptions } from "./boot.ts";
 import { benchBootInLab } from "./boot-lab.ts";
+import { benchCreate, CREATE_USAGE } from "./create.ts";
+import { benchHub, HUB_USAGE } from "./hub.ts";
+import { benchPlace, PLACE_USAGE } from "./place.ts";
 import { type Figure, printFigures } from "./report.ts";
 
 type Say = (line: string) => void;
@@ -8,6 +11,9 @@ type Bench = { usage: string; run: (args: string[], say: Say) => Promise<Figure[
 
 const BENCHES: Readonly<Record<string, Bench>> = {
   boot: { usage: BOOT_USAGE, run: boot },
+  create: { usage: CREATE_USAGE, run: benchCreate },
+  hub: { usage: HUB_USAGE, run: benchHub },
+  place: { usage: PLACE_USAGE, run: benchPlace },
 };
 
 const LAB_ROUNDS = 5;

@@ -1,5 +1,5 @@
 /** `./lev` as a process: how it finds and installs its Bun, and how it answers mistakes. */
-import { afterEach, beforeEach, expect, test } from "bun:test";
+import { afterEach, beforeEach, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   copyFileSync,
@@ -12,6 +12,9 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+
+// A process for each verb, one after the other.
+setDefaultTimeout(60_000);
 
 const ROOT = join(import.meta.dirname, "../..");
 const TOOLS = ["sh", "dirname", "readlink", "cksum", "mkdir", "cat", "date", "flock", "chmod"];

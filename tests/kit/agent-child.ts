@@ -28,7 +28,8 @@ await using _agent = await startAgent({
   }),
   config: {
     controlPlaneAddr: addr,
-    insecureLink: true,
+    // "0" in tests whose link is real: they bring a join token along.
+    insecureLink: process.env["LEVERET_INSECURE_LINK"] !== "0",
     dir,
     capacity: { cpus: 64, memoryMib: 65_536, diskMib: 65_536 },
   },

@@ -17,8 +17,10 @@ import {
   type Result,
   type SessionEnd,
   type SessionFrame,
+  SessionFrameSchema,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { SessionId } from "../../proto/ids.ts";
+import { Queue } from "../../cp/hub/queue.ts";
 import { until } from "./until.ts";
 
 type Down = NonNullable<MessageInitShape<typeof HubFrameSchema>["frame"]>;
@@ -53,7 +55,11 @@ export class HubStream {
   }
 
   send(frame: Down, epoch: bigint = this.epoch): void {
-    this.#queue.push(create(HubFrameSchema, { epoch, frame }));
+    this.push(create(HubFrameSchema, { epoch, frame }));
+  }
+
+  push(frame: HubFrame): void {
+    this.#queue.push(frame);
     this.#wake?.();
   }
 
@@ -76,7 +82,11 @@ export class HubStream {
 }
 
 /** What came up on one Attach. */
-export type HubLogs = { chunks: LogChunk[]; end: SessionEnd | null };
+export type HubLogs = {
+  chunks: LogChunk[];
+  end: SessionEnd | null;
+  grant: (bytes: bigint) => void;
+};
 
 export class FakeHub implements AsyncDisposable {
   readonly streams: HubStream[] = [];
@@ -141,13 +151,18 @@ export class FakeHub implements AsyncDisposable {
   openLogs(
     stream: HubStream,
     machineId: string,
-    options: { after?: bigint; follow?: boolean } = {},
+    options: { after?: bigint; follow?: boolean; credit?: bigint } = {},
   ): string {
     const sessionId = SessionId.create();
     const logs = { afterSequence: options.after ?? 0n, follow: options.follow ?? false };
     stream.send({
       case: "openSession",
-      value: { sessionId, machineId, kind: { case: "logs", value: logs } },
+      value: {
+        sessionId,
+        machineId,
+        creditBytes: options.credit ?? 0n,
+        kind: { case: "logs", value: logs },
+      },
     });
     return sessionId;
   }
@@ -185,13 +200,27 @@ export class FakeHub implements AsyncDisposable {
   }
 
   async *#attach(frames: AsyncIterable<SessionFrame>): AsyncGenerator<SessionFrame> {
+    const grants = new Queue<SessionFrame>(100);
+    void this.#readSession(frames, grants).catch(() => grants.close());
+    yield* grants;
+  }
+
+  async #readSession(
+    frames: AsyncIterable<SessionFrame>,
+    grants: Queue<SessionFrame>,
+  ): Promise<void> {
     let logs: HubLogs | null = null;
     for await (const { frame } of frames) {
       if (frame.case === "open") {
-        logs = { chunks: [], end: null };
+        const grant = (bytes: bigint): void =>
+          void grants.push(
+            create(SessionFrameSchema, { frame: { case: "credit", value: { bytes } } }),
+          );
+        logs = { chunks: [], end: null, grant };
         this.sessions.set(frame.value.sessionId, logs);
       } else if (frame.case === "log") logs?.chunks.push(frame.value);
       else if (frame.case === "end" && logs !== null) logs.end = frame.value;
     }
+    grants.close();
   }
 }

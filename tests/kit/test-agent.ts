@@ -63,9 +63,10 @@ export class TestAgent implements AsyncDisposable {
     this.#agent = null;
   }
 
-  async restart(): Promise<void> {
+  async restart(config: AgentOverrides["config"] = {}): Promise<void> {
     await this.stop();
-    this.#agent = await startAgent(this.#overrides);
+    const merged = { ...this.#overrides.config, ...config };
+    this.#agent = await startAgent({ ...this.#overrides, config: merged });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

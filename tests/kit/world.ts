@@ -7,7 +7,8 @@
  * The end is a leak check: every machine is deleted, and then no run, no machine
  * directory, no placement and no waiter may be left.
  */
-import { readdirSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { AgentOverrides } from "../../agent/server.ts";
 import type { FakeDriverOptions } from "../../agent/runtime/fake-driver.ts";
@@ -16,34 +17,45 @@ import { type ControlPlane, startControlPlane } from "../../cp/server.ts";
 import { silentLog } from "../../lib/log.ts";
 import type { Machine, MachineConfigInput } from "../../proto/rest.ts";
 import { createDatabase } from "./postgres.ts";
+import { TEST_TOKEN } from "./token.ts";
 import { TestAgent } from "./test-agent.ts";
 import { until } from "./until.ts";
 
 export type WorldOptions = {
   agents?: number;
+  /** Certificates on the link; plain h2c otherwise. */
+  mtls?: boolean;
   agent?: AgentOverrides;
   driver?: Partial<FakeDriverOptions>;
 };
+
+/** `dataDir`: for the secret key; null = a plain link, which has none. */
+type Where = { database: string; dataDir: string | null };
 
 type MachineWishes = Omit<MachineConfigInput, "image"> & { image?: string; name?: string };
 
 export class World implements AsyncDisposable {
   readonly agents: TestAgent[] = [];
-  readonly #database: string;
+  readonly #where: Where;
   #plane: ControlPlane;
   #client: Client;
 
-  private constructor(database: string, plane: ControlPlane) {
-    this.#database = database;
+  private constructor(where: Where, plane: ControlPlane) {
+    this.#where = where;
     this.#plane = plane;
-    this.#client = new Client({ url: plane.httpUrl });
+    this.#client = new Client({ url: plane.httpUrl, token: TEST_TOKEN });
   }
 
   static async create(options: WorldOptions = {}): Promise<World> {
-    const database = await createDatabase();
-    const world = new World(database, await startPlane(database, 0, 0));
+    const dataDir = options.mtls === true ? mkdtempSync(join(tmpdir(), "lev-world-")) : null;
+    const where = { database: await createDatabase(), dataDir };
+    const world = new World(where, await startPlane(where, 0, 0));
     for (let number = 0; number < (options.agents ?? 1); number += 1) {
-      const config = { hostName: `host-${number}`, ...options.agent?.config };
+      const link =
+        dataDir === null
+          ? {}
+          : { insecureLink: false, joinToken: (await world.client.joinToken()).token };
+      const config = { hostName: `host-${number}`, ...link, ...options.agent?.config };
       const overrides = { ...options.agent, config };
       world.agents.push(await TestAgent.start(world.plane.grpcAddr, overrides, options.driver));
     }
@@ -78,6 +90,7 @@ export class World implements AsyncDisposable {
     const { name, image = "busybox", ...config } = wishes;
     return this.client.createMachine({
       ...(name === undefined ? {} : { name }),
+      on_no_capacity: "fail",
       config: { ...config, image, init: { cmd: argv, ...config.init } },
     });
   }
@@ -87,6 +100,23 @@ export class World implements AsyncDisposable {
       const machine = await this.client.machine(ref);
       return states.includes(machine.state) ? machine : null;
     });
+  }
+
+  /** Started, on another host than `from`. */
+  untilMoved(ref: string, from: string): Promise<Machine> {
+    return until(`${ref} to leave ${from}`, async () => {
+      const machine = await this.client.machine(ref);
+      const moved = machine.host_id !== null && machine.host_id !== from;
+      return moved && machine.state === "started" ? machine : null;
+    });
+  }
+
+  /** So many runs on all hosts together. */
+  async untilRunning(runs: number): Promise<void> {
+    await until(
+      `${runs} runs`,
+      () => this.agents.reduce((sum, { driver }) => sum + driver.running, 0) === runs,
+    );
   }
 
   async logs(ref: string, follow = false): Promise<string> {
@@ -101,8 +131,8 @@ export class World implements AsyncDisposable {
     const httpPort = Number(new URL(this.#plane.httpUrl).port);
     await this.#plane[Symbol.asyncDispose]();
     await between();
-    this.#plane = await startPlane(this.#database, httpPort, grpcPort);
-    this.#client = new Client({ url: this.#plane.httpUrl });
+    this.#plane = await startPlane(this.#where, httpPort, grpcPort);
+    this.#client = new Client({ url: this.#plane.httpUrl, token: TEST_TOKEN });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -111,6 +141,8 @@ export class World implements AsyncDisposable {
     } finally {
       for (const agent of this.agents) await agent[Symbol.asyncDispose]();
       await this.#plane[Symbol.asyncDispose]();
+      if (this.#where.dataDir !== null)
+        rmSync(this.#where.dataDir, { recursive: true, force: true });
     }
   }
 
@@ -133,12 +165,19 @@ export class World implements AsyncDisposable {
   }
 }
 
-function startPlane(database: string, httpPort: number, grpcPort: number): Promise<ControlPlane> {
+function startPlane(where: Where, httpPort: number, grpcPort: number): Promise<ControlPlane> {
   return startControlPlane({
     env: {},
     log: silentLog(),
     outboxPollMs: 100,
     reconcileMs: 100,
-    config: { httpPort, grpcPort, insecureLink: true, databaseUrl: database },
+    config: {
+      httpPort,
+      grpcPort,
+      insecureLink: where.dataDir === null,
+      ...(where.dataDir === null ? {} : { dataDir: where.dataDir }),
+      databaseUrl: where.database,
+      bootstrapToken: TEST_TOKEN,
+    },
   });
 }

@@ -44,7 +44,7 @@ export class LabFixture implements AsyncDisposable {
     this.#runDir = parts.runDir;
     this.#ports = parts.ports;
     this.#stack = parts.stack;
-    this.client = new Client({ url: parts.plane.url });
+    this.client = new Client({ url: parts.plane.url, token: parts.plane.token });
   }
 
   static async start(): Promise<LabFixture> {
@@ -76,7 +76,9 @@ export class LabFixture implements AsyncDisposable {
 
   /** Returns when the control plane has the host ready. */
   async startAgent(): Promise<void> {
-    this.agentPid = await startAgentInLab(this.lab, { controlPlane: this.#plane.grpcAddress });
+    const { token } = await this.client.joinToken();
+    const options = { controlPlane: this.#plane.grpcAddress, joinToken: token };
+    this.agentPid = await startAgentInLab(this.lab, options);
     await this.untilReady();
   }
 

@@ -44,7 +44,7 @@ async function relay(target: string) {
   };
 }
 
-test("a host whose connection falls silent is marked down, though nothing was closed", async () => {
+test("matrix: half-open connection: a host whose connection falls silent is marked down, though nothing was closed", async () => {
   await using plane = await startPlane({ pingIntervalMs: 100 });
   await using line = await relay(plane.grpcAddr);
   const agent = await FakeAgent.connect(line.address);
@@ -63,7 +63,7 @@ test("a host whose connection falls silent is marked down, though nothing was cl
   await agent.drop();
 });
 
-test("while PostgreSQL is away the links stay, the API answers 503, and nothing is lost", async () => {
+test("matrix: PostgreSQL gone: while it is away the links stay, the API answers 503, and nothing is lost", async () => {
   const directory = join(root, "away");
   const first = await startEmbedded(directory);
   const { host, port, username, database } = first.address;

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { LogChunk_Stream, MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { LogLine, Machine } from "../../proto/rest.ts";
 import type { ControlPlane } from "../../cp/server.ts";
+import { AUTHORIZATION } from "../kit/token.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
@@ -30,7 +31,9 @@ test("a machine is created, sent, started, awaited, read and ends", async () => 
   expect(await waiting).toMatchObject({ status: 200, body: { state: "started" } });
   await until("ResultAck", () => agent.acked().includes(op.opId));
 
-  const response = await fetch(`${plane.httpUrl}/v1/machines/line/logs?follow=true`);
+  const response = await fetch(`${plane.httpUrl}/v1/machines/line/logs?follow=true`, {
+    headers: AUTHORIZATION,
+  });
   const { sessionId, kind } = await until("OpenSession", () => agent.sessions()[0]);
   expect(kind).toMatchObject({ case: "logs", value: { follow: true, afterSequence: 0n } });
   await agent.attach(sessionId, [

@@ -7,6 +7,7 @@ import {
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { LogLine, Machine } from "../../proto/rest.ts";
 import type { ControlPlane } from "../../cp/server.ts";
+import { AUTHORIZATION } from "../kit/token.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call, createMachine, startPlane, untilState } from "./kit/plane.ts";
@@ -55,7 +56,10 @@ function read(path: string, headers: Record<string, string> = {}) {
   const state = { text: "", ended: false, abort };
   void (async () => {
     try {
-      const response = await fetch(`${plane.httpUrl}${path}`, { headers, signal: abort.signal });
+      const response = await fetch(`${plane.httpUrl}${path}`, {
+        headers: { ...AUTHORIZATION, ...headers },
+        signal: abort.signal,
+      });
       const decoder = new TextDecoder();
       for await (const bytes of response.body ?? []) state.text += decoder.decode(bytes);
     } catch {

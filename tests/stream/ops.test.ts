@@ -28,7 +28,7 @@ async function eventsOf(id: string): Promise<MachineEventBody[]> {
   return (await call(plane, "GET", `/v1/machines/${id}/events`)).body as MachineEventBody[];
 }
 
-test("an op that was not acked is sent again on the next stream, the same one", async () => {
+test("matrix: lost op or ack: it is sent again on the next stream, the same one", async () => {
   const first = await FakeAgent.connect(plane.grpcAddr);
   const machine = await createMachine(plane);
   const lost = await first.op(1);
@@ -66,7 +66,7 @@ test("an op that was acked is not sent again, and its late Result counts", async
   expect(second.ops()).toHaveLength(0);
 });
 
-test("a repeated Result is acknowledged again and changes nothing", async () => {
+test("matrix: duplicate: a repeated Result is acknowledged again and changes nothing", async () => {
   await using agent = await FakeAgent.connect(plane.grpcAddr);
   const { machine, op } = await startedMachine(agent);
   await until("the first ResultAck", () => agent.acked().length === 1);
@@ -84,7 +84,7 @@ test("a Result of an op nobody knows is acknowledged, so that it ends", async ()
   await until("ResultAck", () => agent.acked().includes("op_unknown"));
 });
 
-test("reports that arrive late or twice do not turn the state back", async () => {
+test("matrix: reorder: reports that arrive late or twice do not turn the state back", async () => {
   await using agent = await FakeAgent.connect(plane.grpcAddr);
   const { machine } = await startedMachine(agent);
   agent.status(machine.id, { state: MachineState.STOPPED, generation: 1n, sequence: 9n });
@@ -124,7 +124,7 @@ test("stop and start in a row: the last word holds, and the older run cannot und
   expect(host).toMatchObject({ committed: { cpus: 1 } });
 });
 
-test("100 starts and stops of one machine leave the last one's state and its capacity", async () => {
+test("matrix: 100 alternating start/stop: they leave the last one's state and its capacity", async () => {
   await using agent = await FakeAgent.connect(plane.grpcAddr);
   const { machine } = await startedMachine(agent);
   for (let round = 0; round < 50; round += 1) {

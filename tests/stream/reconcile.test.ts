@@ -52,7 +52,7 @@ test("a machine that ended while nobody listened is not started again", async ()
   expect(agent.ops()).toHaveLength(0);
 });
 
-test("a machine that the host has lost is started anew as another run", async () => {
+test("matrix: host reboot: a machine that the host has lost is started anew as another run", async () => {
   const { hostId, machine } = await lostHost();
   await using agent = await FakeAgent.connect(plane.grpcAddr, { hostId });
   const op = await agent.op(1);
@@ -89,7 +89,7 @@ test("a machine destroyed while the host was away and gone there is destroyed", 
   await untilState(plane, machine.id, "destroyed");
 });
 
-test("a machine nobody asked for is destroyed on its host, and its history says so", async () => {
+test("matrix: a machine started behind the back of the control plane is destroyed on its host, and its history says so", async () => {
   const stray = MachineId.create();
   const inventory = [{ machineId: stray, ...RUNNING, generation: 5n }];
   await using agent = await FakeAgent.connect(plane.grpcAddr, { inventory });
@@ -129,7 +129,7 @@ test("an acked op that the host has forgotten is sent again", async () => {
   await untilState(plane, machine.id, "started");
 });
 
-test("a host that comes back larger offers more and keeps what is placed", async () => {
+test("matrix: host resized and re-registered: it offers more and keeps what is placed", async () => {
   const { hostId, machine } = await lostHost();
   const capacity = { cpus: 16, memoryMib: 65_536n, diskMib: 99_000n };
   const inventory = [{ machineId: machine.id, ...RUNNING }];
@@ -139,4 +139,28 @@ test("a host that comes back larger offers more and keeps what is placed", async
     capacity: { cpus: 16, memory_mb: 65_536 },
     committed: { cpus: 1, memory_mb: 256, disk_mb: 1024 },
   });
+});
+
+test("matrix: partition longer than lost_after, then heal: what was given up is fenced", async () => {
+  await using impatient = await startPlane({ config: { lostAfterS: 0 } });
+  const agent = await FakeAgent.connect(impatient.grpcAddr);
+  const { hostId } = agent;
+  const machine = await createMachine(impatient);
+  agent.runStart(await agent.op(1));
+  await untilState(impatient, machine.id, "started");
+  await agent.drop();
+  await until("the host to be lost", async () => {
+    const { body } = await call(impatient, "GET", `/v1/hosts/${hostId}`);
+    return (body as { state: string }).state === "lost";
+  });
+  await untilState(impatient, machine.id, "unknown");
+  const given = await call(impatient, "DELETE", `/v1/machines/${machine.id}?force=true`);
+  expect(given.body).toMatchObject({ state: "destroyed" });
+  // The host was alone, not dead: what it still runs must end before anything else does there.
+  const inventory = [{ machineId: machine.id, ...RUNNING }];
+  await using healed = await FakeAgent.connect(impatient.grpcAddr, { hostId, inventory });
+  const op = await healed.op(1);
+  expect(op).toMatchObject({ machineId: machine.id, command: { case: "destroy" } });
+  expect(healed.epoch).toBeGreaterThan(agent.epoch);
+  expect(await machineOf(impatient, machine.id)).toMatchObject({ state: "destroyed" });
 });

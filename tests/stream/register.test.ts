@@ -64,13 +64,14 @@ const emptyHello = {
   hostname: "",
   version: "",
   bootId: "",
+  instance: "",
   arch: "",
   kvm: "direct",
   labels: {},
   inventory: [],
 };
 
-test("the newest stream wins, and the end of the older leaves the host ready", async () => {
+test("matrix: stale disconnect after reconnect: the newest stream wins, and the end of the older leaves the host ready", async () => {
   const hostId = HostId.create();
   const older = await FakeAgent.connect(plane.grpcAddr, { hostId });
   await using newer = await FakeAgent.connect(plane.grpcAddr, { hostId });
@@ -163,3 +164,33 @@ const failedReport = {
   startedAtMs: null,
   stoppedAtMs: null,
 } as const;
+
+test("matrix: two agents with one key that take turns put their host into conflict", async () => {
+  const hostId = HostId.create();
+  const streams: FakeAgent[] = [];
+  for (const instance of ["a", "b", "a", "b"])
+    streams.push(await FakeAgent.connect(plane.grpcAddr, { hostId, instance }));
+  await using newest = streams[3] ?? FakeAgent.dial("");
+  await until("the others to end", () => streams.slice(0, 3).every((one) => one.ended));
+  expect(newest.ended).toBe(false);
+  expect((await hostOf(hostId)).state).toBe("conflict");
+  const machine = await createMachine(plane);
+  expect(machine.host_id).not.toBe(hostId);
+
+  await plane.deps.database.db.execute(
+    `update host_instances set returned_at = now() - interval '11 minutes' where host_id = '${hostId}'`,
+  );
+  await until("a quiet time to end it", async () => (await hostOf(hostId)).state === "ready");
+  expect(newest.ended).toBe(false);
+  await newest.drop();
+  await until("the host to be down", async () => (await hostOf(hostId)).state === "disconnected");
+});
+
+test("one agent that is started again and again is no conflict", async () => {
+  const hostId = HostId.create();
+  for (const instance of ["a", "b", "c", "d", "d", "d"]) {
+    await using agent = await FakeAgent.connect(plane.grpcAddr, { hostId, instance });
+    expect((await hostOf(hostId)).state).toBe("ready");
+    expect(agent.ended).toBe(false);
+  }
+});

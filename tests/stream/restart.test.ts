@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Goodbye_Reason, MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { Machine } from "../../proto/rest.ts";
+import { AUTHORIZATION, TEST_TOKEN } from "../kit/token.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
 import { call } from "./kit/plane.ts";
@@ -31,6 +32,7 @@ function spawnPlane(directory: string): Bun.Subprocess<"ignore", "ignore", "pipe
     env: {
       PATH: process.env["PATH"] ?? "",
       LEVERET_CP_DIR: directory,
+      LEVERET_BOOTSTRAP_TOKEN: TEST_TOKEN,
       LEVERET_INSECURE_LINK: "1",
       HTTP_PORT: "0",
       GRPC_PORT: "0",
@@ -67,7 +69,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-test("killed with SIGKILL and started again, it has the same machines in the same states", async () => {
+test("matrix: cp SIGKILL: killed and started again, it has the same machines in the same states", async () => {
   const directory = join(root, "killed");
   const first = await startPlane(directory);
   const agent = await FakeAgent.connect(first.grpcAddr);
@@ -104,7 +106,7 @@ test("killed with SIGKILL and started again, it has the same machines in the sam
   expect(await second.process.exited).toBe(0);
 });
 
-test("killed after the commit and before the ack, it neither loses the machine nor makes two", async () => {
+test("matrix: cp SIGKILL: killed after the commit and before the ack, it neither loses the machine nor makes two", async () => {
   const directory = join(root, "committed");
   const first = await startPlane(directory);
   const agent = await FakeAgent.connect(first.grpcAddr);
@@ -131,7 +133,7 @@ test("killed after the commit and before the ack, it neither loses the machine n
   expect(await second.process.exited).toBe(0);
 });
 
-test("a second one on the same directory refuses, naming the first", async () => {
+test("matrix: two cps on one embedded data directory: the second one refuses, naming the first", async () => {
   const directory = join(root, "shared");
   const first = await startPlane(directory);
   const second = spawnPlane(directory);
@@ -144,14 +146,16 @@ test("a second one on the same directory refuses, naming the first", async () =>
   expect(await first.process.exited).toBe(0);
 });
 
-test("SIGTERM says Goodbye, ends streams that are open, and leaves no PostgreSQL behind", async () => {
+test("matrix: SIGTERM with live agents: says Goodbye, ends streams that are open, and leaves no PostgreSQL behind", async () => {
   const directory = join(root, "stopped");
   const plane = await startPlane(directory);
   const agent = await FakeAgent.connect(plane.grpcAddr);
   const made = (await call(plane, "POST", "/v1/machines", { config: { image: "busybox" } }))
     .body as Machine;
   agent.runStart(await agent.op(1));
-  const follower = await fetch(`${plane.httpUrl}/v1/machines/${made.id}/logs?follow=true`);
+  const follower = await fetch(`${plane.httpUrl}/v1/machines/${made.id}/logs?follow=true`, {
+    headers: AUTHORIZATION,
+  });
   const waiter = call(plane, "GET", `/v1/machines/${made.id}/wait?state=stopped`);
   await until("OpenSession", () => agent.sessions()[0]);
   const server = postmaster(directory);

@@ -56,6 +56,7 @@ const DOORS: Record<string, string[]> = {
   postgres: ["cp/db/"],
   hono: ["cp/http/"],
   "@hono/zod-openapi": ["cp/http/"],
+  "@peculiar/x509": ["lib/x509.ts"],
   "@connectrpc/connect": ["cp/hub/", "agent/link/", "proto/errors.ts"],
   "@connectrpc/connect-node": ["cp/hub/", "agent/link/"],
 };

@@ -11,6 +11,7 @@ import {
   SessionFrameSchema,
 } from "../../../proto/gen/leveret/v1/agent_pb.js";
 import type { AgentContext } from "../../context.ts";
+import { Credit } from "../credit.ts";
 import { logFrames } from "../log-session.ts";
 import { dial } from "../transport.ts";
 
@@ -40,14 +41,19 @@ export class SessionRunner {
   }
 
   async #run(request: OpenSession, epoch: bigint, outer: AbortSignal): Promise<void> {
-    using link = dial(this.#context.config);
+    using link = (this.#context.dial ?? dial)(
+      this.#context.config,
+      this.#context.identity?.credentials ?? null,
+    );
     const controller = new AbortController();
     const signal = AbortSignal.any([outer, controller.signal]);
     this.#open += 1;
     try {
-      const frames = this.#frames(request, epoch, signal);
-      // The hub says nothing on a log session; its end or its failure ends ours.
-      for await (const _ of link.client.attach(frames, { signal })) continue;
+      const credit = new Credit(request.creditBytes);
+      const frames = this.#frames(request, epoch, credit, signal);
+      // The hub's end or its failure ends ours.
+      for await (const { frame } of link.client.attach(frames, { signal }))
+        if (frame.case === "credit") credit.add(frame.value.bytes);
     } finally {
       this.#open -= 1;
       controller.abort();
@@ -57,6 +63,7 @@ export class SessionRunner {
   async *#frames(
     request: OpenSession,
     epoch: bigint,
+    credit: Credit,
     signal: AbortSignal,
   ): AsyncGenerator<SessionFrame> {
     const { hostId, fleet } = this.#context;
@@ -71,8 +78,10 @@ export class SessionRunner {
         throw new LvError("LIMIT_EXCEEDED", `This host serves ${MAX_SESSIONS} sessions already`);
       if (kind.case === undefined)
         throw new LvError("UNIMPLEMENTED", "This agent does not know that kind of session");
-      for await (const chunk of logFrames(fleet, machineId, kind.value, signal))
+      for await (const chunk of logFrames(fleet, machineId, kind.value, signal)) {
+        await credit.take(chunk.data.length, signal);
         yield frameOf({ case: "log", value: chunk });
+      }
     } catch (error) {
       if (signal.aborted) return;
       failure = LvError.from(error);

@@ -1,4 +1,18 @@
-import { and, asc, eq, lt, or, sql } from "drizzle-orm";
+import {
+  and,
+  asc,
+  eq,
+  gt,
+  gte,
+  inArray,
+  isNotNull,
+  isNull,
+  lt,
+  lte,
+  or,
+  sql,
+  type SQL,
+} from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts, type HostRow } from "../schema/hosts.ts";
 import { placements } from "../schema/placements.ts";
@@ -18,19 +32,27 @@ export type Registration = Pick<
   | "capacityDiskMib"
 >;
 
+/** A stream is open. */
+export const connected = inArray(hosts.state, ["ready", "suspect", "conflict"]);
+
 /**
- * One statement makes the host ready and begins its next epoch, by the database's
- * clock; what every older stream still writes then fails its `AND epoch`. Returns
- * the epoch. The caller's transaction holds the row's lock from here on.
+ * One statement makes the host ready (or puts it into conflict) and begins its next
+ * epoch, by the database's clock; what every older stream still writes then fails its
+ * `AND epoch`. Returns the epoch. The caller's transaction holds the row's lock from
+ * here on.
  */
-export async function registerHost(tx: Db, host: Registration): Promise<number> {
+export async function registerHost(
+  tx: Db,
+  host: Registration,
+  state: "ready" | "conflict" = "ready",
+): Promise<number> {
   const { id: _, ...fields } = host;
   const [row] = await tx
     .insert(hosts)
-    .values({ ...host, state: "ready", epoch: 1, lastSeenAt: sql`now()` })
+    .values({ ...host, state, epoch: 1, lastSeenAt: sql`now()` })
     .onConflictDoUpdate({
       target: hosts.id,
-      set: { ...fields, state: "ready", epoch: sql`${hosts.epoch} + 1`, lastSeenAt: sql`now()` },
+      set: { ...fields, state, epoch: sql`${hosts.epoch} + 1`, lastSeenAt: sql`now()` },
     })
     .returning({ epoch: hosts.epoch });
   if (row === undefined) throw new Error("register returned no row");
@@ -57,7 +79,20 @@ export async function markDisconnected(tx: Db, hostId: string, epoch: number): P
   const rows = await tx
     .update(hosts)
     .set({ state: "disconnected", ownerReplica: null })
-    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), eq(hosts.state, "ready")))
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), connected))
+    .returning({ id: hosts.id });
+  return rows.length > 0;
+}
+
+/**
+ * Takes the host from a replica whose lease ran out: disconnected under an epoch of its
+ * own, so that the former owner's writes touch nothing. False when it has moved on.
+ */
+export async function fenceHost(tx: Db, hostId: string, epoch: number): Promise<boolean> {
+  const rows = await tx
+    .update(hosts)
+    .set({ state: "disconnected", ownerReplica: null, epoch: epoch + 1 })
+    .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch), connected))
     .returning({ id: hosts.id });
   return rows.length > 0;
 }
@@ -67,7 +102,7 @@ export async function markAllDisconnected(tx: Db): Promise<string[]> {
   const rows = await tx
     .update(hosts)
     .set({ state: "disconnected", ownerReplica: null })
-    .where(eq(hosts.state, "ready"))
+    .where(connected)
     .returning({ id: hosts.id });
   return rows.map((row) => row.id);
 }
@@ -83,7 +118,7 @@ export function findAbandoned(
     .from(hosts)
     .where(
       and(
-        eq(hosts.state, "ready"),
+        connected,
         eq(hosts.ownerReplica, replicaId),
         lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${seconds})`),
       ),
@@ -93,10 +128,29 @@ export function findAbandoned(
 export async function touchHost(tx: Db, hostId: string, epoch: number): Promise<boolean> {
   const rows = await tx
     .update(hosts)
-    .set({ lastSeenAt: sql`now()` })
+    .set({
+      lastSeenAt: sql`now()`,
+      state: sql`case when ${hosts.state} = 'suspect' then 'ready' else ${hosts.state} end`,
+    })
     .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch)))
     .returning({ id: hosts.id });
   return rows.length > 0;
+}
+
+/** Of the hosts that this replica holds; returns under which epoch each is held. */
+export function touchHosts(
+  tx: Db,
+  replicaId: string,
+  hostIds: string[],
+): Promise<{ id: string; epoch: number }[]> {
+  return tx
+    .update(hosts)
+    .set({
+      lastSeenAt: sql`now()`,
+      state: sql`case when ${hosts.state} = 'suspect' then 'ready' else ${hosts.state} end`,
+    })
+    .where(and(inArray(hosts.id, hostIds), eq(hosts.ownerReplica, replicaId)))
+    .returning({ id: hosts.id, epoch: hosts.epoch });
 }
 
 /** True while this epoch is the host's newest; holds it so until the transaction ends. */
@@ -110,6 +164,125 @@ export async function ownsEpoch(tx: Db, hostId: string, epoch: number): Promise<
 
 export function listHosts(tx: Db): Promise<HostRow[]> {
   return tx.select().from(hosts).orderBy(asc(hosts.createdAt), asc(hosts.id));
+}
+
+/**
+ * Ready hosts whose ids follow `from`, round the end: ids are random, so a random
+ * `from` draws at random, at the cost of a look into the index however many there are.
+ */
+export async function sampleHosts(tx: Db, from: string, limit: number): Promise<HostRow[]> {
+  const ready = and(
+    eq(hosts.state, "ready"),
+    eq(hosts.cordoned, false),
+    isNull(hosts.quarantinedUntil),
+  );
+  const draw = (side: SQL, count: number): Promise<HostRow[]> =>
+    tx.select().from(hosts).where(and(side, ready)).orderBy(asc(hosts.id)).limit(count);
+  const after = await draw(gte(hosts.id, from), limit);
+  if (after.length === limit) return after;
+  return [...after, ...(await draw(lt(hosts.id, from), limit - after.length))];
+}
+
+/** Oldest first; `cursor` is the id of the last host of the page before. */
+export function pageOfHosts(
+  tx: Db,
+  page: { cursor: string | undefined; limit: number },
+): Promise<HostRow[]> {
+  return tx
+    .select()
+    .from(hosts)
+    .where(
+      page.cursor === undefined
+        ? undefined
+        : sql`(${hosts.createdAt}, ${hosts.id}) > (select h.created_at, h.id from hosts h where h.id = ${page.cursor})`,
+    )
+    .orderBy(asc(hosts.createdAt), asc(hosts.id))
+    .limit(page.limit);
+}
+
+export function hostsByIds(tx: Db, ids: string[]): Promise<HostRow[]> {
+  return tx.select().from(hosts).where(inArray(hosts.id, ids));
+}
+
+export type Drain = { mode: "move" | "stop"; deadlineS: number };
+
+export async function setCordon(
+  tx: Db,
+  id: string,
+  cordoned: boolean,
+  drain: Drain | null,
+): Promise<HostRow | undefined> {
+  const [row] = await tx
+    .update(hosts)
+    .set({
+      cordoned,
+      drainMode: drain?.mode ?? null,
+      drainDeadline: drain === null ? null : sql`now() + make_interval(secs => ${drain.deadlineS})`,
+    })
+    .where(eq(hosts.id, id))
+    .returning();
+  return row;
+}
+
+export function drainingHosts(tx: Db): Promise<HostRow[]> {
+  return tx
+    .select()
+    .from(hosts)
+    .where(and(isNotNull(hosts.drainMode), eq(hosts.state, "ready")));
+}
+
+/** Returns the hosts that are lost from now on. */
+export async function sweepLiveness(
+  tx: Db,
+  suspectAfterS: number,
+  lostAfterS: number,
+): Promise<string[]> {
+  await tx
+    .update(hosts)
+    .set({ state: "suspect" })
+    .where(
+      and(
+        eq(hosts.state, "ready"),
+        lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${suspectAfterS})`),
+      ),
+    );
+  await tx
+    .update(hosts)
+    .set({ quarantinedUntil: null, startFailures: 0 })
+    .where(lte(hosts.quarantinedUntil, sql`now()`));
+  const lost = await tx
+    .update(hosts)
+    .set({ state: "lost" })
+    .where(
+      and(
+        eq(hosts.state, "disconnected"),
+        lt(hosts.lastSeenAt, sql`now() - make_interval(secs => ${lostAfterS})`),
+      ),
+    )
+    .returning({ id: hosts.id });
+  return lost.map(({ id }) => id);
+}
+
+/** The third failure in a row puts the host aside. */
+const FAILURES_ALLOWED = 3;
+const QUARANTINE_S = 300;
+
+export async function noteStartFailure(tx: Db, id: string): Promise<void> {
+  await tx
+    .update(hosts)
+    .set({ startFailures: sql`${hosts.startFailures} + 1` })
+    .where(eq(hosts.id, id));
+  await tx
+    .update(hosts)
+    .set({ quarantinedUntil: sql`now() + make_interval(secs => ${QUARANTINE_S})` })
+    .where(and(eq(hosts.id, id), gte(hosts.startFailures, FAILURES_ALLOWED)));
+}
+
+export async function noteStartSuccess(tx: Db, id: string): Promise<void> {
+  await tx
+    .update(hosts)
+    .set({ startFailures: 0 })
+    .where(and(eq(hosts.id, id), gt(hosts.startFailures, 0)));
 }
 
 export function findHosts(tx: Db, idOrName: string): Promise<HostRow[]> {

@@ -1,8 +1,16 @@
-import { eq } from "drizzle-orm";
+import { and, eq, lt, sql } from "drizzle-orm";
+import { LIMITS } from "../../../lib/limits.ts";
 import type { Db } from "../index.ts";
 import { idempotencyKeys } from "../schema/idempotency-keys.ts";
 
-export type Claim = { key: string; requestHash: string; machineId: string };
+export type Claim = { projectId: string; key: string; requestHash: string; machineId: string };
+
+const expired = () =>
+  lt(idempotencyKeys.createdAt, sql`now() - make_interval(secs => ${LIMITS.idempotencyKeyTtlS})`);
+
+export async function pruneKeys(tx: Db): Promise<void> {
+  await tx.delete(idempotencyKeys).where(expired());
+}
 
 /**
  * Takes the key for this transaction. When it is taken already, waits for the
@@ -12,6 +20,16 @@ export async function claimKey(
   tx: Db,
   claim: Claim,
 ): Promise<{ requestHash: string; machineId: string } | null> {
+  // One that is over is nobody's: the periodic pruning may not have come by yet.
+  await tx
+    .delete(idempotencyKeys)
+    .where(
+      and(
+        eq(idempotencyKeys.projectId, claim.projectId),
+        eq(idempotencyKeys.key, claim.key),
+        expired(),
+      ),
+    );
   const inserted = await tx
     .insert(idempotencyKeys)
     .values(claim)
@@ -21,6 +39,6 @@ export async function claimKey(
   const [row] = await tx
     .select({ requestHash: idempotencyKeys.requestHash, machineId: idempotencyKeys.machineId })
     .from(idempotencyKeys)
-    .where(eq(idempotencyKeys.key, claim.key));
+    .where(and(eq(idempotencyKeys.projectId, claim.projectId), eq(idempotencyKeys.key, claim.key)));
   return row ?? null;
 }

@@ -1,5 +1,6 @@
-import { and, asc, eq, inArray, ne, or, sql } from "drizzle-orm";
+import { and, asc, count, eq, exists, inArray, lt, ne, or, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
+import { hosts } from "../schema/hosts.ts";
 import { machines, type MachineRow } from "../schema/machines.ts";
 import { ops, type OpCommand, type OpRow, type OpState } from "../schema/ops.ts";
 
@@ -13,12 +14,16 @@ export type NewOp = {
   command: OpCommand;
 };
 
-/** Writes the op and closes the machine's older ones: the last word holds. */
+/** Writes the op and closes the machine's older ones on that host: the last word holds. */
 export async function insertOp(tx: Db, op: NewOp): Promise<void> {
-  await tx
-    .update(ops)
-    .set({ state: "superseded", finishedAt: sql`now()` })
-    .where(and(eq(ops.machineId, op.machineId), inArray(ops.state, OPEN)));
+  // A machine's first op has none before it.
+  if (op.generation > 1)
+    await tx
+      .update(ops)
+      .set({ state: "superseded", finishedAt: sql`now()` })
+      .where(
+        and(eq(ops.machineId, op.machineId), eq(ops.hostId, op.hostId), inArray(ops.state, OPEN)),
+      );
   await tx.insert(ops).values(op);
 }
 
@@ -48,11 +53,16 @@ export async function findOutgoing(
     .limit(limit);
 }
 
+/** Nothing happens when the stream is not the host's newest: what it sent went nowhere. */
 export async function markSent(tx: Db, opId: string, epoch: number): Promise<void> {
+  const newest = tx
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(and(eq(hosts.id, ops.hostId), eq(hosts.epoch, epoch)));
   await tx
     .update(ops)
     .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1` })
-    .where(and(eq(ops.id, opId), inArray(ops.state, ["pending", "sent"])));
+    .where(and(eq(ops.id, opId), inArray(ops.state, ["pending", "sent"]), exists(newest)));
 }
 
 export async function markAcked(tx: Db, opId: string, hostId: string): Promise<void> {
@@ -86,22 +96,27 @@ export async function finishOp(
   return row;
 }
 
-export async function hasOpenOp(tx: Db, machineId: string): Promise<boolean> {
+export async function hasOpenOp(tx: Db, machineId: string, hostId: string): Promise<boolean> {
   const rows = await tx
     .select({ id: ops.id })
     .from(ops)
-    .where(and(eq(ops.machineId, machineId), inArray(ops.state, OPEN)))
+    .where(and(eq(ops.machineId, machineId), eq(ops.hostId, hostId), inArray(ops.state, OPEN)))
     .limit(1);
   return rows.length > 0;
 }
 
-/** Hosts among these for which something waits to be sent. */
-export async function hostsWithPending(tx: Db, hostIds: string[]): Promise<string[]> {
-  if (hostIds.length === 0) return [];
+/** Hosts of this replica for which something waits to be sent, or was sent by an earlier stream. */
+export async function hostsWithPending(tx: Db, replicaId: string): Promise<string[]> {
   const rows = await tx
     .selectDistinct({ hostId: ops.hostId })
     .from(ops)
-    .where(and(inArray(ops.hostId, hostIds), eq(ops.state, "pending")));
+    .innerJoin(hosts, eq(hosts.id, ops.hostId))
+    .where(
+      and(
+        eq(hosts.ownerReplica, replicaId),
+        or(eq(ops.state, "pending"), and(eq(ops.state, "sent"), ne(ops.sentEpoch, hosts.epoch))),
+      ),
+    );
   return rows.map((row) => row.hostId);
 }
 
@@ -119,4 +134,14 @@ export async function closeOps(tx: Db, machineId: string): Promise<void> {
     .update(ops)
     .set({ state: "superseded", finishedAt: sql`now()` })
     .where(and(eq(ops.machineId, machineId), inArray(ops.state, OPEN)));
+}
+
+/** Ops that ended so long ago that no repeated Result can name them. */
+export async function pruneOps(tx: Db, olderThanS: number): Promise<void> {
+  await tx.delete(ops).where(lt(ops.finishedAt, sql`now() - make_interval(secs => ${olderThanS})`));
+}
+
+export async function countOpen(tx: Db): Promise<number> {
+  const [row] = await tx.select({ open: count() }).from(ops).where(inArray(ops.state, OPEN));
+  return row?.open ?? 0;
 }

@@ -2,7 +2,7 @@
  * Capacity. Order of locks everywhere: the machine's row, then its host's row,
  * then the placement; so no two transactions wait for each other.
  */
-import { and, eq, gte, sql } from "drizzle-orm";
+import { and, eq, gte, isNull, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
 import { placements, type PlacementRow } from "../schema/placements.ts";
@@ -25,6 +25,8 @@ export async function reserve(tx: Db, hostId: string, need: Need): Promise<boole
       and(
         eq(hosts.id, hostId),
         eq(hosts.state, "ready"),
+        eq(hosts.cordoned, false),
+        isNull(hosts.quarantinedUntil),
         gte(sql`${hosts.capacityCpus} - ${hosts.committedCpus}`, need.cpus),
         gte(sql`${hosts.capacityMemoryMib} - ${hosts.committedMemoryMib}`, need.memoryMib),
         gte(sql`${hosts.capacityDiskMib} - ${hosts.committedDiskMib}`, need.diskMib),
@@ -81,6 +83,19 @@ export async function reserveAgain(tx: Db, machineId: string): Promise<boolean> 
   if (!taken) return false;
   await tx.update(placements).set({ running: true }).where(eq(placements.machineId, machineId));
   return true;
+}
+
+/** For a machine at rest: what its next run takes. */
+export async function resizePlacement(
+  tx: Db,
+  machineId: string,
+  need: Pick<Need, "cpus" | "memoryMib">,
+): Promise<void> {
+  const { cpus, memoryMib } = need;
+  await tx
+    .update(placements)
+    .set({ cpus, memoryMib })
+    .where(and(eq(placements.machineId, machineId), eq(placements.running, false)));
 }
 
 /** Gives everything back. Idempotent. The machine's row is locked. */

@@ -1,4 +1,13 @@
-import { bigint, index, integer, jsonb, pgTable, text, timestamp } from "drizzle-orm/pg-core";
+import {
+  bigint,
+  boolean,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  text,
+  timestamp,
+} from "drizzle-orm/pg-core";
 import type { HostState } from "../../../proto/states.ts";
 
 /**
@@ -27,6 +36,13 @@ export const hosts = pgTable(
     committedCpus: integer("committed_cpus").notNull().default(0),
     committedMemoryMib: bigint("committed_memory_mib", { mode: "number" }).notNull().default(0),
     committedDiskMib: bigint("committed_disk_mib", { mode: "number" }).notNull().default(0),
+    cordoned: boolean("cordoned").notNull().default(false),
+    /** What becomes of its machines; null = it is not being drained. */
+    drainMode: text("drain_mode").$type<"move" | "stop">(),
+    drainDeadline: timestamp("drain_deadline", { withTimezone: true }),
+    /** Starts in a row that failed by the host's own fault. */
+    startFailures: integer("start_failures").notNull().default(0),
+    quarantinedUntil: timestamp("quarantined_until", { withTimezone: true }),
     lastSeenAt: timestamp("last_seen_at", { withTimezone: true }),
     createdAt: timestamp("created_at", { withTimezone: true }).notNull().defaultNow(),
   },

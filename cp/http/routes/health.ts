@@ -7,6 +7,7 @@ const healthz = createRoute({
   method: "get",
   path: "/healthz",
   summary: "The process answers",
+  security: [],
   responses: { 200: json(Health, "It does") },
 });
 
@@ -14,6 +15,7 @@ const readyz = createRoute({
   method: "get",
   path: "/readyz",
   summary: "The process and its database answer",
+  security: [],
   responses: { 200: json(Health, "They do"), default: failure },
 });
 

@@ -1,6 +1,7 @@
 import { LogLine } from "../../../proto/rest.ts";
 import { findMachine } from "../../ops/find.ts";
 import { readLogs, type LogPiece, type LogRequest } from "../../ops/follow-logs.ts";
+import { guard } from "../auth.ts";
 import type { App, HttpDeps } from "../deps.ts";
 import { errorBody, toLvError } from "../errors.ts";
 import { createRoute, failure, MachineRef, z } from "../schemas.ts";
@@ -31,12 +32,13 @@ const logs = createRoute({
     },
     default: failure,
   },
+  ...guard("read"),
 });
 
 export function logRoutes(app: App, deps: HttpDeps): void {
   app.openapi(logs, async (c) => {
     const query = c.req.valid("query");
-    const { id } = await findMachine(deps, c.req.valid("param").id);
+    const { id } = await findMachine(deps, c.get("principal").projectId, c.req.valid("param").id);
     const request = {
       id,
       // A client that reconnects says where it was; that is newer than its first address.

@@ -11,6 +11,8 @@ import { createApp } from "../../../cp/http/app.ts";
 import type { HttpDeps } from "../../../cp/http/deps.ts";
 import { Changes } from "../../../cp/ops/changes.ts";
 import { LvError } from "../../../proto/errors.ts";
+import { firstToken } from "../../../cp/ops/tokens.ts";
+import { AUTHORIZATION, TEST_TOKEN } from "../../kit/token.ts";
 import { createDatabase } from "../../kit/postgres.ts";
 import { Contract } from "./openapi.ts";
 
@@ -34,22 +36,30 @@ export type CallInit = { headers?: Record<string, string>; raw?: string; route?:
 export async function startApi(): Promise<Api> {
   const database = await openDatabase(await createDatabase());
   const woken: string[] = [];
+  const logs: HttpDeps["logs"] = {
+    openLogs: () => {
+      throw new LvError("HOST_UNAVAILABLE", "no hub here");
+    },
+  };
   const deps: HttpDeps = {
     database,
     clock: systemClock,
     log: silentLog(),
     changes: new Changes(),
     wake: (hostId) => void woken.push(hostId),
-    logs: {
-      openLogs: () => {
-        throw new LvError("HOST_UNAVAILABLE", "no hub here");
-      },
+    logs,
+    internal: { secret: "a secret of the replicas", logs },
+    hosts: {
+      issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
+      revoke: () => Promise.resolve(0),
     },
     progress: () => null,
     shutdown: new AbortController().signal,
   };
   const app = createApp(deps, "0.0.0");
-  const contract = new Contract(await (await app.request("/openapi.json")).json());
+  await firstToken(database, { file: "", given: TEST_TOKEN, onUnwritable: () => undefined });
+  const document = await app.request("/openapi.json", { headers: AUTHORIZATION });
+  const contract = new Contract(await document.json());
   return {
     database,
     deps,
@@ -60,6 +70,7 @@ export async function startApi(): Promise<Api> {
       const response = await app.request(path, {
         method,
         headers: {
+          ...AUTHORIZATION,
           ...(text === undefined ? {} : { "content-type": "application/json" }),
           ...init.headers,
         },

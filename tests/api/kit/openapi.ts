@@ -9,6 +9,7 @@ const Schema = z.record(z.string(), z.unknown());
 type Schema = z.infer<typeof Schema>;
 
 const Operation = z.object({
+  security: z.array(z.record(z.string(), z.array(z.string()))).optional(),
   responses: z.record(
     z.string(),
     z.object({

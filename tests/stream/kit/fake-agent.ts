@@ -43,6 +43,8 @@ export class FakeAgent implements AsyncDisposable {
   readonly frames: HubFrame[] = [];
   /** Set when the stream has ended, however. */
   ended = false;
+  /** Bytes of credit that came on Attach. */
+  granted = 0;
   readonly #address: string;
   readonly #up = new Queue<AgentFrame>(1_000);
   readonly #abort = new AbortController();
@@ -97,7 +99,11 @@ export class FakeAgent implements AsyncDisposable {
   }
 
   send(frame: AgentFrame["frame"]): void {
-    this.#up.push(create(AgentFrameSchema, { frame }));
+    this.push(create(AgentFrameSchema, { frame }));
+  }
+
+  push(frame: AgentFrame): void {
+    this.#up.push(frame);
   }
 
   ops(): Op[] {
@@ -179,7 +185,10 @@ export class FakeAgent implements AsyncDisposable {
     for (const frame of frames) push(frame);
     if (options.breakOff === true) up.close();
     try {
-      for await (const _ of rpc.attach(up, { signal: abort.signal })) break;
+      for await (const { frame } of rpc.attach(up, { signal: abort.signal })) {
+        if (frame.case === "credit") this.granted += Number(frame.value.bytes);
+        if (frame.case === "end") break;
+      }
     } finally {
       up.close();
       abort.abort();

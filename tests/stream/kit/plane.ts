@@ -2,6 +2,7 @@
 import { silentLog } from "../../../lib/log.ts";
 import type { Machine } from "../../../proto/rest.ts";
 import { startControlPlane, type ControlPlane, type Overrides } from "../../../cp/server.ts";
+import { AUTHORIZATION, TEST_TOKEN } from "../../kit/token.ts";
 import { createDatabase } from "../../kit/postgres.ts";
 import { until } from "../../kit/until.ts";
 
@@ -16,6 +17,7 @@ export async function startPlane(overrides: Overrides = {}): Promise<ControlPlan
       httpPort: 0,
       grpcPort: 0,
       insecureLink: true,
+      bootstrapToken: TEST_TOKEN,
       databaseUrl: overrides.config?.databaseUrl ?? (await createDatabase()),
       ...overrides.config,
     },
@@ -33,7 +35,11 @@ export async function call(
 ): Promise<Reply> {
   const response = await fetch(`${plane.httpUrl}${path}`, {
     method,
-    headers: { ...(body === undefined ? {} : { "content-type": "application/json" }), ...headers },
+    headers: {
+      ...AUTHORIZATION,
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+      ...headers,
+    },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
   });
   return { status: response.status, body: await response.json() };
@@ -66,7 +72,11 @@ export async function createMachine(
     plane,
     "POST",
     "/v1/machines",
-    { ...(name === undefined ? {} : { name }), config: { image: "busybox", guest } },
+    {
+      ...(name === undefined ? {} : { name }),
+      config: { image: "busybox", guest },
+      on_no_capacity: "fail",
+    },
     headers,
   );
   if (reply.status !== 201) throw new Error(`create answered ${JSON.stringify(reply)}`);

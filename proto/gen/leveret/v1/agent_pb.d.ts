@@ -58,6 +58,14 @@ export declare type AgentFrame = Message<"leveret.v1.AgentFrame"> & {
      */
     value: BuildProgress;
     case: "progress";
+  } | {
+    /**
+     * Asks for the host's next certificate, at two thirds of the present one's life.
+     *
+     * @generated from field: leveret.v1.CertificateRequest certificate_request = 7;
+     */
+    value: CertificateRequest;
+    case: "certificateRequest";
   } | { case: undefined; value?: undefined };
 };
 
@@ -113,6 +121,12 @@ export declare type HubFrame = Message<"leveret.v1.HubFrame"> & {
      */
     value: Goodbye;
     case: "goodbye";
+  } | {
+    /**
+     * @generated from field: leveret.v1.CertificateIssued certificate = 7;
+     */
+    value: CertificateIssued;
+    case: "certificate";
   } | { case: undefined; value?: undefined };
 };
 
@@ -121,6 +135,102 @@ export declare type HubFrame = Message<"leveret.v1.HubFrame"> & {
  * Use `create(HubFrameSchema)` to create a new message.
  */
 export declare const HubFrameSchema: GenMessage<HubFrame>;
+
+/**
+ * @generated from message leveret.v1.EnrollRequest
+ */
+export declare type EnrollRequest = Message<"leveret.v1.EnrollRequest"> & {
+  /**
+   * lvj_<id>_<secret>_<hash of the CA>. Single use: it is spent on one key, and the
+   * same key may ask again, since an answer can be lost.
+   *
+   * @generated from field: string token = 1;
+   */
+  token: string;
+
+  /**
+   * The id the host's journal has; the certificate names it.
+   *
+   * @generated from field: string host_id = 2;
+   */
+  hostId: string;
+
+  /**
+   * PKCS#10, DER; P-256. Its subject and extensions are ignored
+   *
+   * @generated from field: bytes csr = 3;
+   */
+  csr: Uint8Array;
+};
+
+/**
+ * Describes the message leveret.v1.EnrollRequest.
+ * Use `create(EnrollRequestSchema)` to create a new message.
+ */
+export declare const EnrollRequestSchema: GenMessage<EnrollRequest>;
+
+/**
+ * @generated from message leveret.v1.EnrollResponse
+ */
+export declare type EnrollResponse = Message<"leveret.v1.EnrollResponse"> & {
+  /**
+   * X.509, DER
+   *
+   * @generated from field: bytes certificate = 1;
+   */
+  certificate: Uint8Array;
+
+  /**
+   * X.509, DER
+   *
+   * @generated from field: bytes ca = 2;
+   */
+  ca: Uint8Array;
+};
+
+/**
+ * Describes the message leveret.v1.EnrollResponse.
+ * Use `create(EnrollResponseSchema)` to create a new message.
+ */
+export declare const EnrollResponseSchema: GenMessage<EnrollResponse>;
+
+/**
+ * CertificateRequest must be for the key that the stream was opened with.
+ *
+ * @generated from message leveret.v1.CertificateRequest
+ */
+export declare type CertificateRequest = Message<"leveret.v1.CertificateRequest"> & {
+  /**
+   * PKCS#10, DER
+   *
+   * @generated from field: bytes csr = 1;
+   */
+  csr: Uint8Array;
+};
+
+/**
+ * Describes the message leveret.v1.CertificateRequest.
+ * Use `create(CertificateRequestSchema)` to create a new message.
+ */
+export declare const CertificateRequestSchema: GenMessage<CertificateRequest>;
+
+/**
+ * @generated from message leveret.v1.CertificateIssued
+ */
+export declare type CertificateIssued = Message<"leveret.v1.CertificateIssued"> & {
+  /**
+   * X.509, DER
+   *
+   * @generated from field: bytes certificate = 1;
+   */
+  certificate: Uint8Array;
+};
+
+/**
+ * Describes the message leveret.v1.CertificateIssued.
+ * Use `create(CertificateIssuedSchema)` to create a new message.
+ */
+export declare const CertificateIssuedSchema: GenMessage<CertificateIssued>;
 
 /**
  * @generated from message leveret.v1.Hello
@@ -181,6 +291,13 @@ export declare type Hello = Message<"leveret.v1.Hello"> & {
    * @generated from field: string kvm = 9;
    */
   kvm: string;
+
+  /**
+   * Names this run of the agent, at random: two that take turns are two agents.
+   *
+   * @generated from field: string instance = 10;
+   */
+  instance: string;
 };
 
 /**
@@ -803,6 +920,13 @@ export declare type OpenSession = Message<"leveret.v1.OpenSession"> & {
     value: LogSession;
     case: "logs";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * Data bytes that may be sent before the first SessionCredit; 0 = without limit.
+   *
+   * @generated from field: uint64 credit_bytes = 4;
+   */
+  creditBytes: bigint;
 };
 
 /**
@@ -926,6 +1050,12 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
      */
     value: SessionEnd;
     case: "end";
+  } | {
+    /**
+     * @generated from field: leveret.v1.SessionCredit credit = 4;
+     */
+    value: SessionCredit;
+    case: "credit";
   } | { case: undefined; value?: undefined };
 };
 
@@ -934,6 +1064,24 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
  * Use `create(SessionFrameSchema)` to create a new message.
  */
 export declare const SessionFrameSchema: GenMessage<SessionFrame>;
+
+/**
+ * SessionCredit lets the other side send so many data bytes more: they were read.
+ *
+ * @generated from message leveret.v1.SessionCredit
+ */
+export declare type SessionCredit = Message<"leveret.v1.SessionCredit"> & {
+  /**
+   * @generated from field: uint64 bytes = 1;
+   */
+  bytes: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.SessionCredit.
+ * Use `create(SessionCreditSchema)` to create a new message.
+ */
+export declare const SessionCreditSchema: GenMessage<SessionCredit>;
 
 /**
  * @generated from message leveret.v1.SessionOpen
@@ -1111,6 +1259,18 @@ export declare const MachineStateSchema: GenEnum<MachineState>;
  * @generated from service leveret.v1.AgentLink
  */
 export declare const AgentLink: GenService<{
+  /**
+   * Enroll trades a join token for a certificate. The only call that is answered
+   * without one. The caller has checked by then, with the hash in its token, that
+   * the server's chain ends in the token's CA.
+   *
+   * @generated from rpc leveret.v1.AgentLink.Enroll
+   */
+  enroll: {
+    methodKind: "unary";
+    input: typeof EnrollRequestSchema;
+    output: typeof EnrollResponseSchema;
+  },
   /**
    * Connect is the control stream: one per agent, open as long as the agent
    * lives. The first frame up is Hello, the first frame down is Welcome.

@@ -11,7 +11,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file leveret/v1/agent.proto.
  */
 export const file_leveret_v1_agent = /*@__PURE__*/
-  fileDesc("ChZsZXZlcmV0L3YxL2FnZW50LnByb3RvEgpsZXZlcmV0LnYxIocCCgpBZ2VudEZyYW1lEiIKBWhlbGxvGAEgASgLMhEubGV2ZXJldC52MS5IZWxsb0gAEioKCWhlYXJ0YmVhdBgCIAEoCzIVLmxldmVyZXQudjEuSGVhcnRiZWF0SAASHgoDYWNrGAMgASgLMg8ubGV2ZXJldC52MS5BY2tIABIkCgZyZXN1bHQYBCABKAsyEi5sZXZlcmV0LnYxLlJlc3VsdEgAEisKBnN0YXR1cxgFIAEoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1c0gAEi0KCHByb2dyZXNzGAYgASgLMhkubGV2ZXJldC52MS5CdWlsZFByb2dyZXNzSABCBwoFZnJhbWUi7gEKCEh1YkZyYW1lEg0KBWVwb2NoGAEgASgEEiYKB3dlbGNvbWUYAiABKAsyEy5sZXZlcmV0LnYxLldlbGNvbWVIABIcCgJvcBgDIAEoCzIOLmxldmVyZXQudjEuT3BIABIrCgpyZXN1bHRfYWNrGAQgASgLMhUubGV2ZXJldC52MS5SZXN1bHRBY2tIABIvCgxvcGVuX3Nlc3Npb24YBSABKAsyFy5sZXZlcmV0LnYxLk9wZW5TZXNzaW9uSAASJgoHZ29vZGJ5ZRgGIAEoCzITLmxldmVyZXQudjEuR29vZGJ5ZUgAQgcKBWZyYW1lIpsCCgVIZWxsbxIPCgdob3N0X2lkGAEgASgJEhAKCGhvc3RuYW1lGAIgASgJEg8KB3ZlcnNpb24YAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIMCgRhcmNoGAUgASgJEiYKCGNhcGFjaXR5GAYgASgLMhQubGV2ZXJldC52MS5DYXBhY2l0eRItCgZsYWJlbHMYByADKAsyHS5sZXZlcmV0LnYxLkhlbGxvLkxhYmVsc0VudHJ5EiwKCWludmVudG9yeRgIIAMoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1cxILCgNrdm0YCSABKAkaLQoLTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASI+CghDYXBhY2l0eRIMCgRjcHVzGAEgASgNEhIKCm1lbW9yeV9taWIYAiABKAQSEAoIZGlza19taWIYAyABKAQiXAoJSGVhcnRiZWF0EhAKCHNlcXVlbmNlGAEgASgEEhcKD21lbW9yeV9mcmVlX21pYhgCIAEoBBIVCg1kaXNrX2ZyZWVfbWliGAMgASgEEg0KBWxvYWQxGAQgASgBIhQKA0FjaxINCgVvcF9pZBgBIAEoCSKDAQoGUmVzdWx0Eg0KBW9wX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSFAoMZXJyb3JfcmVhc29uGAMgASgJEhUKDWVycm9yX21lc3NhZ2UYBCABKAkSKQoGc3RhdHVzGAUgASgLMhkubGV2ZXJldC52MS5NYWNoaW5lU3RhdHVzIukCCg1NYWNoaW5lU3RhdHVzEhIKCm1hY2hpbmVfaWQYASABKAkSJwoFc3RhdGUYAiABKA4yGC5sZXZlcmV0LnYxLk1hY2hpbmVTdGF0ZRISCgpnZW5lcmF0aW9uGAMgASgEEhMKC2luY2FybmF0aW9uGAQgASgEEhAKCHNlcXVlbmNlGAUgASgEEg4KBnJlYXNvbhgGIAEoCRIPCgdtZXNzYWdlGAcgASgJEg4KBmV4aXRlZBgIIAEoCBIRCglleGl0X2NvZGUYCSABKAUSEwoLZXhpdF9zaWduYWwYCiABKAUSFAoMaW1hZ2VfZGlnZXN0GAsgASgJEg8KB2Jvb3RfdXMYDCABKAQSFQoNc3RhcnRlZF9hdF9tcxgNIAEoBBIVCg1zdG9wcGVkX2F0X21zGA4gASgEEgwKBGNwdXMYDyABKA0SEgoKbWVtb3J5X21pYhgQIAEoBBIQCghkaXNrX21pYhgRIAEoBCKcAgoNQnVpbGRQcm9ncmVzcxISCgptYWNoaW5lX2lkGAEgASgJEg0KBWltYWdlGAIgASgJEi4KBXBoYXNlGAMgASgOMh8ubGV2ZXJldC52MS5CdWlsZFByb2dyZXNzLlBoYXNlEhIKCmJ5dGVzX2RvbmUYBCABKAQSEwoLYnl0ZXNfdG90YWwYBSABKAQSDgoGbGF5ZXJzGAYgASgNIn8KBVBoYXNlEhUKEVBIQVNFX1VOU1BFQ0lGSUVEEAASEwoPUEhBU0VfUkVTT0xWSU5HEAESEQoNUEhBU0VfUFVMTElORxACEhQKEFBIQVNFX0NPTlZFUlRJTkcQAxIPCgtQSEFTRV9SRUFEWRAEEhAKDFBIQVNFX0ZBSUxFRBAFIk0KB1dlbGNvbWUSDwoHaG9zdF9pZBgBIAEoCRIdChVoZWFydGJlYXRfaW50ZXJ2YWxfbXMYAiABKA0SEgoKcmVwbGljYV9pZBgDIAEoCSLJAQoCT3ASDQoFb3BfaWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRISCgpnZW5lcmF0aW9uGAMgASgEEikKBXN0YXJ0GAQgASgLMhgubGV2ZXJldC52MS5TdGFydE1hY2hpbmVIABInCgRzdG9wGAUgASgLMhcubGV2ZXJldC52MS5TdG9wTWFjaGluZUgAEi0KB2Rlc3Ryb3kYBiABKAsyGi5sZXZlcmV0LnYxLkRlc3Ryb3lNYWNoaW5lSABCCQoHY29tbWFuZCJKCgxTdGFydE1hY2hpbmUSJQoEc3BlYxgBIAEoCzIXLmxldmVyZXQudjEuTWFjaGluZVNwZWMSEwoLaW5jYXJuYXRpb24YAiABKAQiMQoLU3RvcE1hY2hpbmUSDgoGc2lnbmFsGAEgASgFEhIKCnRpbWVvdXRfbXMYAiABKA0iEAoORGVzdHJveU1hY2hpbmUi6QIKC01hY2hpbmVTcGVjEg0KBWltYWdlGAEgASgJEgwKBGNwdXMYAiABKA0SEgoKbWVtb3J5X21pYhgDIAEoBBIQCghkaXNrX21pYhgEIAEoBBItCgNlbnYYBSADKAsyIC5sZXZlcmV0LnYxLk1hY2hpbmVTcGVjLkVudkVudHJ5EhIKCmVudHJ5cG9pbnQYBiADKAkSFgoOaGFzX2VudHJ5cG9pbnQYByABKAgSCwoDY21kGAggAygJEg8KB2hhc19jbWQYCSABKAgSEwoLd29ya2luZ19kaXIYCiABKAkSDAoEdXNlchgLIAEoCRIQCghob3N0bmFtZRgMIAEoCRITCgtrZXJuZWxfcGF0aBgNIAEoCRITCgtpbml0cmRfcGF0aBgOIAEoCRITCgtrZXJuZWxfYXJncxgPIAEoCRoqCghFbnZFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIhoKCVJlc3VsdEFjaxINCgVvcF9pZBgBIAEoCSJlCgtPcGVuU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSJgoEbG9ncxgDIAEoCzIWLmxldmVyZXQudjEuTG9nU2Vzc2lvbkgAQgYKBGtpbmQiNAoKTG9nU2Vzc2lvbhIWCg5hZnRlcl9zZXF1ZW5jZRgBIAEoBBIOCgZmb2xsb3cYAiABKAgixQEKB0dvb2RieWUSKgoGcmVhc29uGAEgASgOMhoubGV2ZXJldC52MS5Hb29kYnllLlJlYXNvbhIPCgdtZXNzYWdlGAIgASgJEhoKEnJlY29ubmVjdF9hZnRlcl9tcxgDIAEoDSJhCgZSZWFzb24SFgoSUkVBU09OX1VOU1BFQ0lGSUVEEAASFQoRUkVBU09OX1NVUEVSU0VERUQQARITCg9SRUFTT05fU0hVVERPV04QAhITCg9SRUFTT05fUkVKRUNURUQQAyKMAQoMU2Vzc2lvbkZyYW1lEicKBG9wZW4YASABKAsyFy5sZXZlcmV0LnYxLlNlc3Npb25PcGVuSAASIwoDbG9nGAIgASgLMhQubGV2ZXJldC52MS5Mb2dDaHVua0gAEiUKA2VuZBgDIAEoCzIWLmxldmVyZXQudjEuU2Vzc2lvbkVuZEgAQgcKBWZyYW1lIkEKC1Nlc3Npb25PcGVuEhIKCnNlc3Npb25faWQYASABKAkSDwoHaG9zdF9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBCLYAQoITG9nQ2h1bmsSEAoIc2VxdWVuY2UYASABKAQSDwoHdGltZV9tcxgCIAEoBBIrCgZzdHJlYW0YAyABKA4yGy5sZXZlcmV0LnYxLkxvZ0NodW5rLlN0cmVhbRIMCgRkYXRhGAQgASgMEhMKC2luY2FybmF0aW9uGAUgASgEIlkKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIRCg1TVFJFQU1fU1RET1VUEAESEQoNU1RSRUFNX1NUREVSUhACEhEKDVNUUkVBTV9TWVNURU0QAyI5CgpTZXNzaW9uRW5kEhQKDGVycm9yX3JlYXNvbhgBIAEoCRIVCg1lcnJvcl9tZXNzYWdlGAIgASgJKtIBCgxNYWNoaW5lU3RhdGUSHQoZTUFDSElORV9TVEFURV9VTlNQRUNJRklFRBAAEhoKFk1BQ0hJTkVfU1RBVEVfU1RBUlRJTkcQARIZChVNQUNISU5FX1NUQVRFX1NUQVJURUQQAhIaChZNQUNISU5FX1NUQVRFX1NUT1BQSU5HEAMSGQoVTUFDSElORV9TVEFURV9TVE9QUEVEEAQSGAoUTUFDSElORV9TVEFURV9GQUlMRUQQBRIbChdNQUNISU5FX1NUQVRFX0RFU1RST1lFRBAGMooBCglBZ2VudExpbmsSOwoHQ29ubmVjdBIWLmxldmVyZXQudjEuQWdlbnRGcmFtZRoULmxldmVyZXQudjEuSHViRnJhbWUoATABEkAKBkF0dGFjaBIYLmxldmVyZXQudjEuU2Vzc2lvbkZyYW1lGhgubGV2ZXJldC52MS5TZXNzaW9uRnJhbWUoATABYgZwcm90bzM");
+  fileDesc("ChZsZXZlcmV0L3YxL2FnZW50LnByb3RvEgpsZXZlcmV0LnYxIsYCCgpBZ2VudEZyYW1lEiIKBWhlbGxvGAEgASgLMhEubGV2ZXJldC52MS5IZWxsb0gAEioKCWhlYXJ0YmVhdBgCIAEoCzIVLmxldmVyZXQudjEuSGVhcnRiZWF0SAASHgoDYWNrGAMgASgLMg8ubGV2ZXJldC52MS5BY2tIABIkCgZyZXN1bHQYBCABKAsyEi5sZXZlcmV0LnYxLlJlc3VsdEgAEisKBnN0YXR1cxgFIAEoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1c0gAEi0KCHByb2dyZXNzGAYgASgLMhkubGV2ZXJldC52MS5CdWlsZFByb2dyZXNzSAASPQoTY2VydGlmaWNhdGVfcmVxdWVzdBgHIAEoCzIeLmxldmVyZXQudjEuQ2VydGlmaWNhdGVSZXF1ZXN0SABCBwoFZnJhbWUipAIKCEh1YkZyYW1lEg0KBWVwb2NoGAEgASgEEiYKB3dlbGNvbWUYAiABKAsyEy5sZXZlcmV0LnYxLldlbGNvbWVIABIcCgJvcBgDIAEoCzIOLmxldmVyZXQudjEuT3BIABIrCgpyZXN1bHRfYWNrGAQgASgLMhUubGV2ZXJldC52MS5SZXN1bHRBY2tIABIvCgxvcGVuX3Nlc3Npb24YBSABKAsyFy5sZXZlcmV0LnYxLk9wZW5TZXNzaW9uSAASJgoHZ29vZGJ5ZRgGIAEoCzITLmxldmVyZXQudjEuR29vZGJ5ZUgAEjQKC2NlcnRpZmljYXRlGAcgASgLMh0ubGV2ZXJldC52MS5DZXJ0aWZpY2F0ZUlzc3VlZEgAQgcKBWZyYW1lIjwKDUVucm9sbFJlcXVlc3QSDQoFdG9rZW4YASABKAkSDwoHaG9zdF9pZBgCIAEoCRILCgNjc3IYAyABKAwiMQoORW5yb2xsUmVzcG9uc2USEwoLY2VydGlmaWNhdGUYASABKAwSCgoCY2EYAiABKAwiIQoSQ2VydGlmaWNhdGVSZXF1ZXN0EgsKA2NzchgBIAEoDCIoChFDZXJ0aWZpY2F0ZUlzc3VlZBITCgtjZXJ0aWZpY2F0ZRgBIAEoDCKtAgoFSGVsbG8SDwoHaG9zdF9pZBgBIAEoCRIQCghob3N0bmFtZRgCIAEoCRIPCgd2ZXJzaW9uGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSDAoEYXJjaBgFIAEoCRImCghjYXBhY2l0eRgGIAEoCzIULmxldmVyZXQudjEuQ2FwYWNpdHkSLQoGbGFiZWxzGAcgAygLMh0ubGV2ZXJldC52MS5IZWxsby5MYWJlbHNFbnRyeRIsCglpbnZlbnRvcnkYCCADKAsyGS5sZXZlcmV0LnYxLk1hY2hpbmVTdGF0dXMSCwoDa3ZtGAkgASgJEhAKCGluc3RhbmNlGAogASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiPgoIQ2FwYWNpdHkSDAoEY3B1cxgBIAEoDRISCgptZW1vcnlfbWliGAIgASgEEhAKCGRpc2tfbWliGAMgASgEIlwKCUhlYXJ0YmVhdBIQCghzZXF1ZW5jZRgBIAEoBBIXCg9tZW1vcnlfZnJlZV9taWIYAiABKAQSFQoNZGlza19mcmVlX21pYhgDIAEoBBINCgVsb2FkMRgEIAEoASIUCgNBY2sSDQoFb3BfaWQYASABKAkigwEKBlJlc3VsdBINCgVvcF9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEhQKDGVycm9yX3JlYXNvbhgDIAEoCRIVCg1lcnJvcl9tZXNzYWdlGAQgASgJEikKBnN0YXR1cxgFIAEoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1cyLpAgoNTWFjaGluZVN0YXR1cxISCgptYWNoaW5lX2lkGAEgASgJEicKBXN0YXRlGAIgASgOMhgubGV2ZXJldC52MS5NYWNoaW5lU3RhdGUSEgoKZ2VuZXJhdGlvbhgDIAEoBBITCgtpbmNhcm5hdGlvbhgEIAEoBBIQCghzZXF1ZW5jZRgFIAEoBBIOCgZyZWFzb24YBiABKAkSDwoHbWVzc2FnZRgHIAEoCRIOCgZleGl0ZWQYCCABKAgSEQoJZXhpdF9jb2RlGAkgASgFEhMKC2V4aXRfc2lnbmFsGAogASgFEhQKDGltYWdlX2RpZ2VzdBgLIAEoCRIPCgdib290X3VzGAwgASgEEhUKDXN0YXJ0ZWRfYXRfbXMYDSABKAQSFQoNc3RvcHBlZF9hdF9tcxgOIAEoBBIMCgRjcHVzGA8gASgNEhIKCm1lbW9yeV9taWIYECABKAQSEAoIZGlza19taWIYESABKAQinAIKDUJ1aWxkUHJvZ3Jlc3MSEgoKbWFjaGluZV9pZBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgVwaGFzZRgDIAEoDjIfLmxldmVyZXQudjEuQnVpbGRQcm9ncmVzcy5QaGFzZRISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEEg4KBmxheWVycxgGIAEoDSJ/CgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhMKD1BIQVNFX1JFU09MVklORxABEhEKDVBIQVNFX1BVTExJTkcQAhIUChBQSEFTRV9DT05WRVJUSU5HEAMSDwoLUEhBU0VfUkVBRFkQBBIQCgxQSEFTRV9GQUlMRUQQBSJNCgdXZWxjb21lEg8KB2hvc3RfaWQYASABKAkSHQoVaGVhcnRiZWF0X2ludGVydmFsX21zGAIgASgNEhIKCnJlcGxpY2FfaWQYAyABKAkiyQEKAk9wEg0KBW9wX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSEgoKZ2VuZXJhdGlvbhgDIAEoBBIpCgVzdGFydBgEIAEoCzIYLmxldmVyZXQudjEuU3RhcnRNYWNoaW5lSAASJwoEc3RvcBgFIAEoCzIXLmxldmVyZXQudjEuU3RvcE1hY2hpbmVIABItCgdkZXN0cm95GAYgASgLMhoubGV2ZXJldC52MS5EZXN0cm95TWFjaGluZUgAQgkKB2NvbW1hbmQiSgoMU3RhcnRNYWNoaW5lEiUKBHNwZWMYASABKAsyFy5sZXZlcmV0LnYxLk1hY2hpbmVTcGVjEhMKC2luY2FybmF0aW9uGAIgASgEIjEKC1N0b3BNYWNoaW5lEg4KBnNpZ25hbBgBIAEoBRISCgp0aW1lb3V0X21zGAIgASgNIhAKDkRlc3Ryb3lNYWNoaW5lIukCCgtNYWNoaW5lU3BlYxINCgVpbWFnZRgBIAEoCRIMCgRjcHVzGAIgASgNEhIKCm1lbW9yeV9taWIYAyABKAQSEAoIZGlza19taWIYBCABKAQSLQoDZW52GAUgAygLMiAubGV2ZXJldC52MS5NYWNoaW5lU3BlYy5FbnZFbnRyeRISCgplbnRyeXBvaW50GAYgAygJEhYKDmhhc19lbnRyeXBvaW50GAcgASgIEgsKA2NtZBgIIAMoCRIPCgdoYXNfY21kGAkgASgIEhMKC3dvcmtpbmdfZGlyGAogASgJEgwKBHVzZXIYCyABKAkSEAoIaG9zdG5hbWUYDCABKAkSEwoLa2VybmVsX3BhdGgYDSABKAkSEwoLaW5pdHJkX3BhdGgYDiABKAkSEwoLa2VybmVsX2FyZ3MYDyABKAkaKgoIRW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIaCglSZXN1bHRBY2sSDQoFb3BfaWQYASABKAkiewoLT3BlblNlc3Npb24SEgoKc2Vzc2lvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEiYKBGxvZ3MYAyABKAsyFi5sZXZlcmV0LnYxLkxvZ1Nlc3Npb25IABIUCgxjcmVkaXRfYnl0ZXMYBCABKARCBgoEa2luZCI0CgpMb2dTZXNzaW9uEhYKDmFmdGVyX3NlcXVlbmNlGAEgASgEEg4KBmZvbGxvdxgCIAEoCCLFAQoHR29vZGJ5ZRIqCgZyZWFzb24YASABKA4yGi5sZXZlcmV0LnYxLkdvb2RieWUuUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSGgoScmVjb25uZWN0X2FmdGVyX21zGAMgASgNImEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIVChFSRUFTT05fU1VQRVJTRURFRBABEhMKD1JFQVNPTl9TSFVURE9XThACEhMKD1JFQVNPTl9SRUpFQ1RFRBADIrkBCgxTZXNzaW9uRnJhbWUSJwoEb3BlbhgBIAEoCzIXLmxldmVyZXQudjEuU2Vzc2lvbk9wZW5IABIjCgNsb2cYAiABKAsyFC5sZXZlcmV0LnYxLkxvZ0NodW5rSAASJQoDZW5kGAMgASgLMhYubGV2ZXJldC52MS5TZXNzaW9uRW5kSAASKwoGY3JlZGl0GAQgASgLMhkubGV2ZXJldC52MS5TZXNzaW9uQ3JlZGl0SABCBwoFZnJhbWUiHgoNU2Vzc2lvbkNyZWRpdBINCgVieXRlcxgBIAEoBCJBCgtTZXNzaW9uT3BlbhISCgpzZXNzaW9uX2lkGAEgASgJEg8KB2hvc3RfaWQYAiABKAkSDQoFZXBvY2gYAyABKAQi2AEKCExvZ0NodW5rEhAKCHNlcXVlbmNlGAEgASgEEg8KB3RpbWVfbXMYAiABKAQSKwoGc3RyZWFtGAMgASgOMhsubGV2ZXJldC52MS5Mb2dDaHVuay5TdHJlYW0SDAoEZGF0YRgEIAEoDBITCgtpbmNhcm5hdGlvbhgFIAEoBCJZCgZTdHJlYW0SFgoSU1RSRUFNX1VOU1BFQ0lGSUVEEAASEQoNU1RSRUFNX1NURE9VVBABEhEKDVNUUkVBTV9TVERFUlIQAhIRCg1TVFJFQU1fU1lTVEVNEAMiOQoKU2Vzc2lvbkVuZBIUCgxlcnJvcl9yZWFzb24YASABKAkSFQoNZXJyb3JfbWVzc2FnZRgCIAEoCSrSAQoMTWFjaGluZVN0YXRlEh0KGU1BQ0hJTkVfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZNQUNISU5FX1NUQVRFX1NUQVJUSU5HEAESGQoVTUFDSElORV9TVEFURV9TVEFSVEVEEAISGgoWTUFDSElORV9TVEFURV9TVE9QUElORxADEhkKFU1BQ0hJTkVfU1RBVEVfU1RPUFBFRBAEEhgKFE1BQ0hJTkVfU1RBVEVfRkFJTEVEEAUSGwoXTUFDSElORV9TVEFURV9ERVNUUk9ZRUQQBjLLAQoJQWdlbnRMaW5rEj8KBkVucm9sbBIZLmxldmVyZXQudjEuRW5yb2xsUmVxdWVzdBoaLmxldmVyZXQudjEuRW5yb2xsUmVzcG9uc2USOwoHQ29ubmVjdBIWLmxldmVyZXQudjEuQWdlbnRGcmFtZRoULmxldmVyZXQudjEuSHViRnJhbWUoATABEkAKBkF0dGFjaBIYLmxldmVyZXQudjEuU2Vzc2lvbkZyYW1lGhgubGV2ZXJldC52MS5TZXNzaW9uRnJhbWUoATABYgZwcm90bzM");
 
 /**
  * Describes the message leveret.v1.AgentFrame.
@@ -28,59 +28,87 @@ export const HubFrameSchema = /*@__PURE__*/
   messageDesc(file_leveret_v1_agent, 1);
 
 /**
+ * Describes the message leveret.v1.EnrollRequest.
+ * Use `create(EnrollRequestSchema)` to create a new message.
+ */
+export const EnrollRequestSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 2);
+
+/**
+ * Describes the message leveret.v1.EnrollResponse.
+ * Use `create(EnrollResponseSchema)` to create a new message.
+ */
+export const EnrollResponseSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 3);
+
+/**
+ * Describes the message leveret.v1.CertificateRequest.
+ * Use `create(CertificateRequestSchema)` to create a new message.
+ */
+export const CertificateRequestSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 4);
+
+/**
+ * Describes the message leveret.v1.CertificateIssued.
+ * Use `create(CertificateIssuedSchema)` to create a new message.
+ */
+export const CertificateIssuedSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 5);
+
+/**
  * Describes the message leveret.v1.Hello.
  * Use `create(HelloSchema)` to create a new message.
  */
 export const HelloSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 2);
+  messageDesc(file_leveret_v1_agent, 6);
 
 /**
  * Describes the message leveret.v1.Capacity.
  * Use `create(CapacitySchema)` to create a new message.
  */
 export const CapacitySchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 3);
+  messageDesc(file_leveret_v1_agent, 7);
 
 /**
  * Describes the message leveret.v1.Heartbeat.
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 4);
+  messageDesc(file_leveret_v1_agent, 8);
 
 /**
  * Describes the message leveret.v1.Ack.
  * Use `create(AckSchema)` to create a new message.
  */
 export const AckSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 5);
+  messageDesc(file_leveret_v1_agent, 9);
 
 /**
  * Describes the message leveret.v1.Result.
  * Use `create(ResultSchema)` to create a new message.
  */
 export const ResultSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 6);
+  messageDesc(file_leveret_v1_agent, 10);
 
 /**
  * Describes the message leveret.v1.MachineStatus.
  * Use `create(MachineStatusSchema)` to create a new message.
  */
 export const MachineStatusSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 7);
+  messageDesc(file_leveret_v1_agent, 11);
 
 /**
  * Describes the message leveret.v1.BuildProgress.
  * Use `create(BuildProgressSchema)` to create a new message.
  */
 export const BuildProgressSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 8);
+  messageDesc(file_leveret_v1_agent, 12);
 
 /**
  * Describes the enum leveret.v1.BuildProgress.Phase.
  */
 export const BuildProgress_PhaseSchema = /*@__PURE__*/
-  enumDesc(file_leveret_v1_agent, 8, 0);
+  enumDesc(file_leveret_v1_agent, 12, 0);
 
 /**
  * @generated from enum leveret.v1.BuildProgress.Phase
@@ -93,76 +121,76 @@ export const BuildProgress_Phase = /*@__PURE__*/
  * Use `create(WelcomeSchema)` to create a new message.
  */
 export const WelcomeSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 9);
+  messageDesc(file_leveret_v1_agent, 13);
 
 /**
  * Describes the message leveret.v1.Op.
  * Use `create(OpSchema)` to create a new message.
  */
 export const OpSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 10);
+  messageDesc(file_leveret_v1_agent, 14);
 
 /**
  * Describes the message leveret.v1.StartMachine.
  * Use `create(StartMachineSchema)` to create a new message.
  */
 export const StartMachineSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 11);
+  messageDesc(file_leveret_v1_agent, 15);
 
 /**
  * Describes the message leveret.v1.StopMachine.
  * Use `create(StopMachineSchema)` to create a new message.
  */
 export const StopMachineSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 12);
+  messageDesc(file_leveret_v1_agent, 16);
 
 /**
  * Describes the message leveret.v1.DestroyMachine.
  * Use `create(DestroyMachineSchema)` to create a new message.
  */
 export const DestroyMachineSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 13);
+  messageDesc(file_leveret_v1_agent, 17);
 
 /**
  * Describes the message leveret.v1.MachineSpec.
  * Use `create(MachineSpecSchema)` to create a new message.
  */
 export const MachineSpecSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 14);
+  messageDesc(file_leveret_v1_agent, 18);
 
 /**
  * Describes the message leveret.v1.ResultAck.
  * Use `create(ResultAckSchema)` to create a new message.
  */
 export const ResultAckSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 15);
+  messageDesc(file_leveret_v1_agent, 19);
 
 /**
  * Describes the message leveret.v1.OpenSession.
  * Use `create(OpenSessionSchema)` to create a new message.
  */
 export const OpenSessionSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 16);
+  messageDesc(file_leveret_v1_agent, 20);
 
 /**
  * Describes the message leveret.v1.LogSession.
  * Use `create(LogSessionSchema)` to create a new message.
  */
 export const LogSessionSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 17);
+  messageDesc(file_leveret_v1_agent, 21);
 
 /**
  * Describes the message leveret.v1.Goodbye.
  * Use `create(GoodbyeSchema)` to create a new message.
  */
 export const GoodbyeSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 18);
+  messageDesc(file_leveret_v1_agent, 22);
 
 /**
  * Describes the enum leveret.v1.Goodbye.Reason.
  */
 export const Goodbye_ReasonSchema = /*@__PURE__*/
-  enumDesc(file_leveret_v1_agent, 18, 0);
+  enumDesc(file_leveret_v1_agent, 22, 0);
 
 /**
  * @generated from enum leveret.v1.Goodbye.Reason
@@ -175,27 +203,34 @@ export const Goodbye_Reason = /*@__PURE__*/
  * Use `create(SessionFrameSchema)` to create a new message.
  */
 export const SessionFrameSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 19);
+  messageDesc(file_leveret_v1_agent, 23);
+
+/**
+ * Describes the message leveret.v1.SessionCredit.
+ * Use `create(SessionCreditSchema)` to create a new message.
+ */
+export const SessionCreditSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 24);
 
 /**
  * Describes the message leveret.v1.SessionOpen.
  * Use `create(SessionOpenSchema)` to create a new message.
  */
 export const SessionOpenSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 20);
+  messageDesc(file_leveret_v1_agent, 25);
 
 /**
  * Describes the message leveret.v1.LogChunk.
  * Use `create(LogChunkSchema)` to create a new message.
  */
 export const LogChunkSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 21);
+  messageDesc(file_leveret_v1_agent, 26);
 
 /**
  * Describes the enum leveret.v1.LogChunk.Stream.
  */
 export const LogChunk_StreamSchema = /*@__PURE__*/
-  enumDesc(file_leveret_v1_agent, 21, 0);
+  enumDesc(file_leveret_v1_agent, 26, 0);
 
 /**
  * @generated from enum leveret.v1.LogChunk.Stream
@@ -208,7 +243,7 @@ export const LogChunk_Stream = /*@__PURE__*/
  * Use `create(SessionEndSchema)` to create a new message.
  */
 export const SessionEndSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 22);
+  messageDesc(file_leveret_v1_agent, 27);
 
 /**
  * Describes the enum leveret.v1.MachineState.

@@ -1,0 +1,41 @@
+/**
+ * From replica to replica, with the cluster's own secret; not part of the API. A
+ * request that is wrong in any way is a route that does not exist.
+ */
+import { timingSafeEqual } from "node:crypto";
+import { LvError } from "../../../proto/errors.ts";
+import { LOGS_PATH, LogQuery, logLines } from "../../hub/routed-logs.ts";
+import type { LogSource } from "../../ops/follow-logs.ts";
+import type { App } from "../deps.ts";
+
+export type Internal = {
+  secret: string;
+  /** Of this replica's own hub: what it is asked for is never passed on. */
+  logs: LogSource;
+};
+
+export function internalRoutes(app: App, internal: Internal, shutdown: AbortSignal): void {
+  app.get(LOGS_PATH, (c) => {
+    const query = LogQuery.safeParse(c.req.query());
+    if (!query.success || !same(c.req.header("authorization"), `Bearer ${internal.secret}`))
+      throw new LvError("NOT_FOUND", `No route GET ${LOGS_PATH}`);
+    const gone = new AbortController();
+    const signal = AbortSignal.any([c.req.raw.signal, shutdown, gone.signal]);
+    const source = logLines(internal.logs, query.data, signal);
+    const encoder = new TextEncoder();
+    const body = new ReadableStream<Uint8Array>({
+      pull: async (controller) => {
+        const next = await source.next();
+        if (next.done === true) controller.close();
+        else controller.enqueue(encoder.encode(next.value));
+      },
+      cancel: () => gone.abort(),
+    });
+    return new Response(body, { headers: { "content-type": "application/x-ndjson" } });
+  });
+}
+
+function same(given: string | undefined, wanted: string): boolean {
+  const [a, b] = [Buffer.from(given ?? ""), Buffer.from(wanted)];
+  return a.length === b.length && timingSafeEqual(a, b);
+}

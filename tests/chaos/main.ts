@@ -1,0 +1,23 @@
+/** `bun run chaos [--minutes N] [--seed S]` */
+import { parseArgs } from "node:util";
+import { runChaos } from "./chaos.ts";
+
+const { values } = parseArgs({
+  options: { minutes: { type: "string", default: "30" }, seed: { type: "string" } },
+});
+const seed = Number(values.seed ?? Date.now() % 1_000_000);
+const began = performance.now();
+const say = (line: string): void =>
+  void process.stderr.write(`${((performance.now() - began) / 1000).toFixed(1)} s  ${line}\n`);
+try {
+  const result = await runChaos(Number(values.minutes), seed, say);
+  process.stdout.write(
+    `seed ${seed}: ${result.faults} faults, ${result.requests} requests, ${result.machines} machines; at rest ${(result.restMs / 1000).toFixed(1)} s after the last fault\n`,
+  );
+  process.exit(0);
+} catch (error) {
+  process.stdout.write(
+    `FAIL seed ${seed}: ${error instanceof Error ? error.message : String(error)}\n`,
+  );
+  process.exit(1);
+}

@@ -1,0 +1,31 @@
+/**
+ * Bugs for the simulator to find. None is in the product: each changes statements or
+ * frames on their way, as if the product had left the mechanism out.
+ */
+import type { Bugs } from "./world.ts";
+
+export const PLANTS: Readonly<Record<string, Bugs>> = {
+  /** Writes on behalf of a stream count whatever its epoch. */
+  epoch: {
+    sql: (sql) => sql.replaceAll(/"hosts"\."epoch" = (\$\d+)/g, "$1 is not null"),
+  },
+  /** The retry of a request is another request. */
+  idempotency: {
+    sql: (sql) =>
+      sql.startsWith('insert into "idempotency_keys"')
+        ? sql.replace("on conflict do nothing", 'on conflict do update set "key" = "key"')
+        : sql,
+  },
+  /** An op that was sent once is never sent again. */
+  resend: {
+    sql: (sql) => sql.replaceAll(/"ops"\."sent_epoch" <> (\$\d+)/g, "$1 < 0"),
+  },
+  /** Every start is the machine's first. */
+  incarnation: {
+    frame: (frame) => {
+      const { case: kind, value } = frame.frame;
+      if (kind === "op" && value.command.case === "start") value.command.value.incarnation = 1n;
+      return frame;
+    },
+  },
+};

@@ -49,6 +49,7 @@ export class ImageBuilder {
   readonly #cache: ImageCache;
   readonly #registry: RegistryClient;
   readonly #note: Note;
+  readonly #resolveMs: number;
   readonly #lifetime = new AbortController();
   readonly #flights = new Map<string, Flight>();
   #ready: Promise<void> | null = null;
@@ -58,6 +59,7 @@ export class ImageBuilder {
     this.#cache = new ImageCache(dir);
     this.#registry = new RegistryClient(config, clock);
     this.#note = note;
+    this.#resolveMs = config.timeouts?.resolveMs ?? LIMITS.imageResolveTimeoutMs;
   }
 
   /** As Images.ensure, but without a way to stop waiting. */
@@ -143,7 +145,29 @@ export class ImageBuilder {
 
   async #resolve(reference: Reference): Promise<Resolved> {
     const image = formatReference(reference);
-    const signal = this.#lifetime.signal;
+    const late = new AbortController();
+    const timer = setTimeout(
+      () =>
+        late.abort(
+          new LvError(
+            "REGISTRY_UNAVAILABLE",
+            `Registry "${reference.registry}" takes too long to say what "${image}" is`,
+          ),
+        ),
+      this.#resolveMs,
+    );
+    try {
+      return await this.#find(
+        reference,
+        image,
+        AbortSignal.any([this.#lifetime.signal, late.signal]),
+      );
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #find(reference: Reference, image: string, signal: AbortSignal): Promise<Resolved> {
     let target = reference.digest ?? reference.tag ?? "latest";
     if (reference.digest === null) {
       // HEAD costs no pull quota; a manifest that is here already is not fetched again.
@@ -173,6 +197,7 @@ export class ImageBuilder {
     return {
       image,
       open: (digest, from, signal) => this.#registry.blob(reference, digest, from, signal),
+      chunks: (response) => this.#registry.chunks(response),
     };
   }
 

@@ -21,6 +21,7 @@ export class Flattener {
   #layer = -1;
   #entries = 0;
   #bytes = 0;
+  #metadataBytes = 0;
   /** Xattrs that squashfs cannot hold, by name, for the log. */
   readonly droppedXattrs = new Map<string, number>();
 
@@ -65,6 +66,12 @@ export class Flattener {
   #count(entry: TarEntry): void {
     this.#entries += 1;
     this.#bytes += entry.size;
+    this.#metadataBytes += metadataBytes(entry);
+    if (this.#metadataBytes > LIMITS.imageMetadataBytes)
+      throw new LvError(
+        "IMAGE_TOO_LARGE",
+        `The image's names, xattrs and sparse maps take more than ${LIMITS.imageMetadataBytes} bytes`,
+      );
     if (this.#entries > LIMITS.imageEntries)
       throw new LvError(
         "IMAGE_TOO_LARGE",
@@ -134,6 +141,13 @@ export class Flattener {
     const { mode, uid, gid, mtime } = entry;
     return { mode, uid, gid, mtime, xattrs };
   }
+}
+
+/** About what the entry costs in memory; the layers' bytes are not kept, this is. */
+function metadataBytes({ name, linkName, xattrs, segments }: TarEntry): number {
+  let bytes = 128 + name.length + linkName.length + segments.length * 48;
+  for (const [key, value] of xattrs) bytes += 64 + key.length + value.length;
+  return bytes;
 }
 
 function linkTarget(entry: TarEntry): string {

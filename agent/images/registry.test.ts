@@ -197,6 +197,7 @@ describe("BlobStore", () => {
       image: "test",
       open: (digest: string, from: number, signal: AbortSignal) =>
         own.blob(reference, digest, from, signal),
+      chunks: (response: Response) => own.chunks(response),
     };
   };
 

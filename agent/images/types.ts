@@ -74,4 +74,6 @@ export type RegistryConfig = {
   insecure: string[];
   /** Basic credentials by registry host as the reference names it. */
   credentials?: Record<string, { username: string; password: string }>;
+  /** How long a registry may keep silent; LIMITS when left out. */
+  timeouts?: { answerMs: number; idleMs: number; resolveMs: number };
 };

@@ -2,7 +2,8 @@
  * From a reference to a finished image; runs in the worker (worker.ts) but knows nothing of it.
  *
  *   resolve: tag → manifest of linux/amd64        per call
- *   build:   pull → flatten → squashfs → cache    one at a time per manifest digest
+ *   build:   pull ─ layer by layer ─ flatten and write squashfs → cache
+ *                                                 one at a time per manifest digest
  *
  * A build has its own deadline and the builder's lifetime; callers only watch it. Callers that
  * ask for the same digest under several names share one build.
@@ -13,12 +14,10 @@ import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, type Reason } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
-import { ByteReader } from "./byte-reader.ts";
 import { ImageCache } from "./cache.ts";
 import type { BlobSource } from "./download.ts";
-import { emitSquashfs } from "./emit.ts";
+import { LayeredWriter } from "./emit.ts";
 import { Flattener } from "./flatten.ts";
-import { readLayer } from "./layer.ts";
 import {
   choosePlatform,
   parseConfig,
@@ -27,9 +26,9 @@ import {
   type Descriptor,
   type Manifest,
 } from "./manifest.ts";
+import { PullProgress, type Report } from "./pull-progress.ts";
 import { formatReference, parseReference, type Reference } from "./reference.ts";
 import { RegistryClient } from "./registry.ts";
-import { walkTar } from "./tar.ts";
 import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
 
 const PARALLEL_BLOBS = 3;
@@ -127,8 +126,7 @@ export class ImageBuilder {
     const signal = AbortSignal.any([this.#lifetime.signal, late.signal, failed.signal]);
     try {
       const checked = await this.#pullConfig(resolved, signal);
-      await this.#pullLayers(resolved, report, signal, failed);
-      return await this.#convert(resolved, checked, report, signal);
+      return await this.#pullAndConvert(resolved, checked, report, { signal, failed });
     } catch (error) {
       const known = LvError.from(error);
       if (!RESUMABLE.includes(known.reason))
@@ -215,86 +213,98 @@ export class ImageBuilder {
     return parseConfig(bytes, layers.length, resolved.image);
   }
 
-  async #pullLayers(
-    resolved: Resolved,
-    report: Report,
-    signal: AbortSignal,
-    failed: AbortController,
-  ): Promise<void> {
-    // The same blob may serve as several layers.
-    const blobs = [...new Map(resolved.manifest.layers.map((l) => [l.digest, l])).values()];
-    const bytesTotal = sizeOf(blobs);
-    const here = new Map<string, number>();
-    const todo = blobs.values();
-    const work = async (): Promise<void> => {
-      for (const blob of todo) {
-        const watch = (bytes: number): void => {
-          here.set(blob.digest, bytes);
-          let bytesDone = 0;
-          for (const count of here.values()) bytesDone += count;
-          report({ phase: "pulling", bytesDone, bytesTotal });
-        };
-        try {
-          await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
-        } catch (error) {
-          failed.abort(error);
-          throw error;
-        }
-      }
-    };
-    const results = await Promise.allSettled(Array.from({ length: PARALLEL_BLOBS }, work));
-    // The first failure is the abort's reason; the others only say that they were stopped.
-    if (results.some(({ status }) => status === "rejected")) throw signal.reason;
-  }
-
-  async #convert(
+  /**
+   * Layers are laid over each other in order, each as soon as it is whole, while the next ones
+   * are still on their way.
+   */
+  async #pullAndConvert(
     resolved: Resolved,
     { diffIds, config }: CheckedConfig,
     report: Report,
-    signal: AbortSignal,
+    ends: { signal: AbortSignal; failed: AbortController },
   ): Promise<BuiltImage> {
-    report({ phase: "converting", bytesDone: 0, bytesTotal: 0 });
-    const flattener = new Flattener();
     const { layers } = resolved.manifest;
-    for (const [index, layer] of layers.entries())
-      await this.#flattenLayer(flattener, layer, diffIds[index] ?? "", resolved, signal);
-    if (flattener.droppedXattrs.size > 0)
-      this.#note("xattrs that squashfs cannot hold were left out", {
-        image: resolved.image,
-        xattrs: Object.fromEntries([...flattener.droppedXattrs].slice(0, 20)),
+    const progress = new PullProgress(layers, report);
+    const pull = this.#pullLayers(resolved, progress, ends);
+    try {
+      return await this.#cache.add(resolved.digest, config, async (path) => {
+        const flattener = new Flattener();
+        const writer = new LayeredWriter(path, flattener, ends.signal);
+        try {
+          for (const [index, layer] of layers.entries()) {
+            await pull.ready(layer.digest);
+            const diffId = diffIds[index] ?? "";
+            await this.#addLayer(writer, layer, diffId, resolved, progress.converting(layer));
+          }
+          this.#noteDropped(flattener, resolved);
+          return await writer.finish();
+        } finally {
+          await writer.close();
+        }
       });
-    const sources = layers.map(({ digest }) => ({ path: this.#blobs.path(digest), digest }));
-    const onBytes = (bytesDone: number, bytesTotal: number): void =>
-      report({ phase: "converting", bytesDone, bytesTotal });
-    return await this.#cache.add(resolved.digest, config, (path) =>
-      emitSquashfs(path, flattener.tree.root, sources, { signal, onBytes }),
-    );
+    } catch (error) {
+      ends.failed.abort(error);
+      throw error;
+    } finally {
+      await pull.ended;
+    }
   }
 
-  /** Walks one layer into the tree and checks its diff_id over every uncompressed byte. */
-  async #flattenLayer(
-    flattener: Flattener,
+  /** `ended` never rejects; `ready` rejects with what ended the build. */
+  #pullLayers(
+    resolved: Resolved,
+    progress: PullProgress,
+    { signal, failed }: { signal: AbortSignal; failed: AbortController },
+  ): { ready: (digest: string) => Promise<void>; ended: Promise<unknown> } {
+    // The same blob may serve as several layers.
+    const blobs = new Map(resolved.manifest.layers.map((l) => [l.digest, l]));
+    const arrivals = new Map<string, PromiseWithResolvers<void>>();
+    for (const digest of blobs.keys()) {
+      const arrival = Promise.withResolvers<void>();
+      arrival.promise.catch(() => undefined); // awaited in the order of layers, if at all
+      arrivals.set(digest, arrival);
+    }
+    const todo = blobs.values();
+    const work = async (): Promise<void> => {
+      for (const blob of todo) {
+        try {
+          const watch = progress.pulling(blob);
+          await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
+          arrivals.get(blob.digest)?.resolve();
+        } catch (error) {
+          failed.abort(error);
+          // The first failure is the abort's reason; the others only say that they were stopped.
+          for (const arrival of arrivals.values()) arrival.reject(signal.reason);
+          return;
+        }
+      }
+    };
+    const ended = Promise.allSettled(Array.from({ length: PARALLEL_BLOBS }, work));
+    return { ready: async (digest) => await arrivals.get(digest)?.promise, ended };
+  }
+
+  #noteDropped({ droppedXattrs }: Flattener, { image }: Resolved): void {
+    if (droppedXattrs.size > 0)
+      this.#note("xattrs that squashfs cannot hold were left out", {
+        image,
+        xattrs: Object.fromEntries([...droppedXattrs].slice(0, 20)),
+      });
+  }
+
+  /** One layer into the image, its diff_id checked over every uncompressed byte. */
+  async #addLayer(
+    writer: LayeredWriter,
     layer: Descriptor,
     diffId: string,
     resolved: Resolved,
-    signal: AbortSignal,
+    onStored: (bytes: number) => void,
   ): Promise<void> {
-    const hasher = new Bun.CryptoHasher("sha256");
-    const path = this.#blobs.path(layer.digest);
-    const reader = new ByteReader(readLayer(path, layer.digest), (chunk) => {
-      signal.throwIfAborted();
-      hasher.update(chunk);
-    });
-    flattener.nextLayer();
+    const { digest } = layer;
     try {
-      for await (const entry of walkTar(reader)) flattener.add(entry);
-      await reader.drain();
-      const was = `sha256:${hasher.digest("hex")}`;
+      const was = await writer.add({ path: this.#blobs.path(digest), digest }, onStored);
       if (was !== diffId) throw new LvError("IMAGE_CORRUPT", `it unpacks to ${was}, not ${diffId}`);
     } catch (error) {
       throw await this.#layerFailure(error, layer, resolved);
-    } finally {
-      await reader.close();
     }
   }
 
@@ -309,8 +319,6 @@ export class ImageBuilder {
     );
   }
 }
-
-type Report = (progress: Omit<ImageProgress, "layers">) => void;
 
 function sizeOf(descriptors: readonly Descriptor[]): number {
   return descriptors.reduce((sum, { size }) => sum + size, 0);

@@ -7,7 +7,14 @@ import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import type { TarEntry } from "./tar.ts";
 import { showName, TarError } from "./tar-header.ts";
-import { impliedDirectory, splitPath, Tree, type Attributes, type Leaf } from "./tree.ts";
+import {
+  impliedDirectory,
+  splitPath,
+  Tree,
+  type Attributes,
+  type FileLeaf,
+  type Leaf,
+} from "./tree.ts";
 
 const WHITEOUT = ".wh.";
 const OPAQUE = ".wh..wh..opq";
@@ -31,31 +38,36 @@ export class Flattener {
     return this.#layer;
   }
 
-  /** Throws IMAGE_CORRUPT or IMAGE_TOO_LARGE. */
-  add(entry: TarEntry): void {
+  /**
+   * Gives the inode of a file whose bytes the image needs as things stand; null for everything
+   * else. Throws IMAGE_CORRUPT or IMAGE_TOO_LARGE.
+   */
+  add(entry: TarEntry): FileLeaf | null {
     this.#count(entry);
     const layer = this.#layer;
     const parts = splitPath(entry.name);
     const name = parts.at(-1);
     if (name !== undefined && name.startsWith(WHITEOUT)) {
       this.#whiteout(parts, name, layer);
-      return;
+      return null;
     }
-    if (parts.length === 1 && name !== undefined && LANDMARKS.includes(name)) return;
+    if (parts.length === 1 && name !== undefined && LANDMARKS.includes(name)) return null;
     switch (entry.kind) {
       case "hardlink":
         this.#link(entry, parts, layer);
-        return;
+        return null;
       case "directory":
         this.tree.put(parts, { ...impliedDirectory(layer), ...this.#attributes(entry) }, layer);
-        return;
+        return null;
       case "file":
       case "symlink":
       case "char":
       case "block":
-      case "fifo":
-        this.tree.put(parts, this.#leaf(entry, layer), layer);
-        return;
+      case "fifo": {
+        const leaf = this.#leaf(entry, layer);
+        this.tree.put(parts, leaf, layer);
+        return leaf.kind === "file" ? leaf : null;
+      }
       default: {
         const rest: never = entry.kind;
         return rest;

@@ -7,7 +7,7 @@ import type { FileHandle } from "node:fs/promises";
 import { ZSTD_LEVEL } from "./squashfs-meta.ts";
 
 export const BLOCK_BYTES = 128 << 10;
-const IN_FLIGHT = 6;
+const IN_FLIGHT = 16;
 const WRITE_BYTES = 1 << 20;
 const UNCOMPRESSED = 1 << 24;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
@@ -151,6 +151,11 @@ export class DataWriter {
     this.#outgoing.push(bytes);
     this.#outgoingBytes += bytes.length;
     if (this.#outgoingBytes >= WRITE_BYTES) await this.#send();
+  }
+
+  /** After a failure: no block is being compressed any more. */
+  async settle(): Promise<void> {
+    await Promise.allSettled(this.#pending.splice(0).map(({ packed }) => packed));
   }
 
   /** Everything put so far is in the file and every layout is complete. */

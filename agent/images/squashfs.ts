@@ -15,7 +15,7 @@ import { XattrTable } from "./squashfs-xattr.ts";
 import type { Directory, Inode, Leaf } from "./tree.ts";
 
 /** Part of the cache key: raise it when the same layers would give other bytes. */
-export const WRITER_VERSION = "squashfs-1 zstd-1 128K";
+export const WRITER_VERSION = "squashfs-2 zstd-1 128K";
 
 const SUPERBLOCK_BYTES = 96;
 const NONE_32 = 0xffff_ffff;

@@ -7,6 +7,8 @@ import { LvError } from "../../proto/errors.ts";
 
 export const BLOCK = 512;
 
+const ZERO_BLOCK = Buffer.alloc(BLOCK);
+
 export type Header = {
   name: string;
   linkName: string;
@@ -67,7 +69,7 @@ export function parseNumber(block: Uint8Array, at: number, length: number, what:
 }
 
 export function isZeroBlock(block: Uint8Array): boolean {
-  return block.every((byte) => byte === 0);
+  return ZERO_BLOCK.equals(block);
 }
 
 /** Throws TarError for a wrong checksum or number. */

@@ -28,6 +28,8 @@ export type Leaf = Attributes &
     | { kind: "fifo" }
   );
 
+export type FileLeaf = Extract<Leaf, { kind: "file" }>;
+
 export type Directory = Attributes & {
   kind: "directory";
   entries: Map<string, Entry>;

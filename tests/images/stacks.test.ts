@@ -5,10 +5,10 @@ import { rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ByteReader } from "../../agent/images/byte-reader.ts";
-import { emitSquashfs } from "../../agent/images/emit.ts";
 import { Flattener } from "../../agent/images/flatten.ts";
 import { walkTar } from "../../agent/images/tar.ts";
 import type { Directory, Inode } from "../../agent/images/tree.ts";
+import { writeImage } from "../kit/images/write.ts";
 import { runTool } from "../kit/images/run.ts";
 import { describeModel, randomStack, tarOf } from "../kit/images/stacks.ts";
 import { compareTrees, describeTree } from "../kit/tree.ts";
@@ -118,14 +118,7 @@ test(`${COMPARED_WITH_UMOCI} of them, through squashfs, are what umoci unpacks`,
       paths.push(path);
     }
     await runTool(["umoci", "unpack", "--image", image, `${at}-bundle`]);
-    const layers = await Promise.all(paths.map((path) => Bun.file(path).bytes()));
-    const { tree } = await flatten(layers);
-    await emitSquashfs(
-      `${at}.squashfs`,
-      tree.root,
-      paths.map((path) => ({ path, digest: "sha256:test" })),
-      { signal: new AbortController().signal, onBytes: () => {} },
-    );
+    await writeImage(`${at}.squashfs`, paths);
     await runTool(["unsquashfs", "-no-progress", "-quiet", "-d", `${at}-ours`, `${at}.squashfs`]);
     const expected = withoutDirectoryTimes(describeTree(join(`${at}-bundle`, "rootfs")));
     const ours = withoutDirectoryTimes(describeTree(`${at}-ours`));

@@ -1,18 +1,20 @@
 /**
  * Content-addressed blobs of registries: `<dir>/sha256/<hex>`, complete and verified under that
- * name. A download grows `<hex>.part`, which outlives an interrupted build and is resumed with
+ * name, but not synced: a power cut may spoil them, which the digest of what is inside tells. A download grows `<hex>.part`, which outlives an interrupted build and is resumed with
  * Range; its bytes are hashed again first, so a torn write cannot survive. One download per
  * digest at a time: later callers wait for the first.
  */
-import { mkdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { abortReason, type Clock } from "../../lib/clock.ts";
 import { Download, type BlobSource } from "./download.ts";
-import { renameDurably, writeDurably } from "./durable.ts";
+import { writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
 
 type Watch = (bytes: number) => void;
-type Flight = { promise: Promise<string>; watchers: Set<Watch> };
+/** `fetched`: in this run of the builder, so its bytes were seen whole. */
+export type Fetched = { path: string; fetched: boolean };
+type Flight = { promise: Promise<Fetched>; watchers: Set<Watch> };
 
 export class BlobStore {
   readonly #dir: string;
@@ -41,7 +43,7 @@ export class BlobStore {
   /** Keeps a small document under its digest, which the caller has computed from these bytes. */
   async put(digest: string, bytes: Uint8Array): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
-    await writeDurably(this.path(digest), bytes);
+    await writeWhole(this.path(digest), bytes);
   }
 
   /** Removes a blob whose bytes turned out wrong, so that the next pull fetches it again. */
@@ -56,7 +58,7 @@ export class BlobStore {
   }
 
   /**
-   * The path of the complete blob; `watch` is told how many of its bytes are here.
+   * The complete blob; `watch` is told how many of its bytes are here.
    * Throws IMAGE_CORRUPT, REGISTRY_UNAVAILABLE, DISK_FULL (as ENOSPC) or the signal's reason.
    */
   async fetch(
@@ -64,12 +66,12 @@ export class BlobStore {
     source: BlobSource,
     watch: Watch,
     signal: AbortSignal,
-  ): Promise<string> {
+  ): Promise<Fetched> {
     for (;;) {
       if (signal.aborted) throw abortReason(signal);
       if ((await sizeOf(this.path(blob.digest))) === blob.size) {
         watch(blob.size);
-        return this.path(blob.digest);
+        return { path: this.path(blob.digest), fetched: false };
       }
       const running = this.#flights.get(blob.digest);
       if (running === undefined) return await this.#start(blob, source, watch, signal);
@@ -89,7 +91,7 @@ export class BlobStore {
     source: BlobSource,
     watch: Watch,
     signal: AbortSignal,
-  ): Promise<string> {
+  ): Promise<Fetched> {
     const watchers = new Set([watch]);
     const onBytes = (have: number): void => {
       for (const each of watchers) each(have);
@@ -102,11 +104,11 @@ export class BlobStore {
     return await promise;
   }
 
-  async #finish(download: Download, digest: string): Promise<string> {
+  async #finish(download: Download, digest: string): Promise<Fetched> {
     await mkdir(this.#dir, { recursive: true });
     await download.run(this.#clock);
-    await renameDurably(this.#part(digest), this.path(digest));
-    return this.path(digest);
+    await rename(this.#part(digest), this.path(digest));
+    return { path: this.path(digest), fetched: true };
   }
 
   #part(digest: string): string {

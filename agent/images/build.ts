@@ -18,6 +18,7 @@ import { ImageCache } from "./cache.ts";
 import type { BlobSource } from "./download.ts";
 import { LayeredWriter } from "./emit.ts";
 import { Flattener } from "./flatten.ts";
+import { Garbage } from "./garbage.ts";
 import {
   choosePlatform,
   parseConfig,
@@ -40,6 +41,8 @@ const INDEX_DEPTH = 3;
 type Watch = (progress: ImageProgress) => void;
 type Note = (message: string, fields: Record<string, unknown>) => void;
 type Resolved = { reference: Reference; image: string; digest: string; manifest: Manifest };
+/** What ends an attempt at a build, and the blobs it fetched itself. */
+type Ends = { signal: AbortSignal; failed: AbortController; fresh: Set<string> };
 type Flight = { promise: Promise<BuiltImage>; watchers: Set<Watch>; last: ImageProgress };
 
 export class ImageBuilder {
@@ -48,6 +51,7 @@ export class ImageBuilder {
   readonly #cache: ImageCache;
   readonly #registry: RegistryClient;
   readonly #note: Note;
+  readonly #garbage = new Garbage();
   readonly #resolveMs: number;
   readonly #lifetime = new AbortController();
   readonly #flights = new Map<string, Flight>();
@@ -121,12 +125,9 @@ export class ImageBuilder {
       () => late.abort(new LvError("TIMEOUT", `Image "${resolved.image}" took too long to build`)),
       LIMITS.imagePullTimeoutMs,
     );
-    // One failure ends the other downloads of this image.
-    const failed = new AbortController();
-    const signal = AbortSignal.any([this.#lifetime.signal, late.signal, failed.signal]);
+    const signal = AbortSignal.any([this.#lifetime.signal, late.signal]);
     try {
-      const checked = await this.#pullConfig(resolved, signal);
-      return await this.#pullAndConvert(resolved, checked, report, { signal, failed });
+      return await this.#attempt(resolved, report, signal);
     } catch (error) {
       const known = LvError.from(error);
       if (!RESUMABLE.includes(known.reason))
@@ -138,6 +139,24 @@ export class ImageBuilder {
       throw known;
     } finally {
       clearTimeout(timer);
+    }
+  }
+
+  /** A second time when a blob that lay here turned out spoilt: it is gone by now. */
+  async #attempt(resolved: Resolved, report: Report, outer: AbortSignal): Promise<BuiltImage> {
+    for (let again = false; ; again = true) {
+      // One failure ends the other downloads of this image.
+      const failed = new AbortController();
+      const signal = AbortSignal.any([outer, failed.signal]);
+      const fresh = new Set<string>();
+      try {
+        const checked = await this.#pullConfig(resolved, signal);
+        return await this.#pullAndConvert(resolved, checked, report, { signal, failed, fresh });
+      } catch (error) {
+        const spoilt = error instanceof LayerError && !fresh.has(error.digest);
+        if (!spoilt || again) throw error;
+        this.#note("a stored layer was spoilt and is fetched again", { digest: error.digest });
+      }
     }
   }
 
@@ -221,10 +240,10 @@ export class ImageBuilder {
     resolved: Resolved,
     { diffIds, config }: CheckedConfig,
     report: Report,
-    ends: { signal: AbortSignal; failed: AbortController },
+    ends: Ends,
   ): Promise<BuiltImage> {
     const { layers } = resolved.manifest;
-    const progress = new PullProgress(layers, report);
+    const progress = new PullProgress(layers, report, this.#garbage);
     const pull = this.#pullLayers(resolved, progress, ends);
     try {
       return await this.#cache.add(resolved.digest, config, async (path) => {
@@ -254,7 +273,7 @@ export class ImageBuilder {
   #pullLayers(
     resolved: Resolved,
     progress: PullProgress,
-    { signal, failed }: { signal: AbortSignal; failed: AbortController },
+    { signal, failed, fresh }: Ends,
   ): { ready: (digest: string) => Promise<void>; ended: Promise<unknown> } {
     // The same blob may serve as several layers.
     const blobs = new Map(resolved.manifest.layers.map((l) => [l.digest, l]));
@@ -269,7 +288,8 @@ export class ImageBuilder {
       for (const blob of todo) {
         try {
           const watch = progress.pulling(blob);
-          await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
+          const { fetched } = await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
+          if (fetched) fresh.add(blob.digest);
           arrivals.get(blob.digest)?.resolve();
         } catch (error) {
           failed.abort(error);
@@ -312,11 +332,16 @@ export class ImageBuilder {
   async #layerFailure(thrown: unknown, layer: Descriptor, resolved: Resolved): Promise<unknown> {
     if (!(thrown instanceof LvError) || thrown.reason !== "IMAGE_CORRUPT") return thrown;
     await this.#blobs.drop(layer.digest);
-    return new LvError(
-      "IMAGE_CORRUPT",
-      `Layer ${layer.digest} of image "${resolved.image}" is corrupt: ${thrown.message}`,
-      { cause: thrown },
-    );
+    const message = `Layer ${layer.digest} of image "${resolved.image}" is corrupt: ${thrown.message}`;
+    return new LayerError(layer.digest, message, thrown);
+  }
+}
+
+class LayerError extends LvError {
+  readonly digest: string;
+  constructor(digest: string, message: string, cause: unknown) {
+    super("IMAGE_CORRUPT", message, { cause });
+    this.digest = digest;
   }
 }
 

@@ -81,6 +81,11 @@ export class ImageStore implements Images {
     await this.#closing;
   }
 
+  /** Ends the worker without a word, as a crash would. For tests of what then happens. */
+  killWorker(): void {
+    this.#worker?.terminate();
+  }
+
   async #close(): Promise<void> {
     const worker = this.#worker;
     if (worker !== null) {

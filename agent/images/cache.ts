@@ -3,10 +3,10 @@
  * written last, so an image is there when its json is; anything else in the folder is what an
  * interrupted build left and goes at start.
  */
-import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { renameDurably, TEMPORARY, temporaryName, writeDurably } from "./durable.ts";
+import { TEMPORARY, temporaryName, writeDurably } from "./durable.ts";
 import { PLATFORM } from "./manifest.ts";
 import { WRITER_VERSION } from "./squashfs.ts";
 import type { BuiltImage, ImageConfig } from "./types.ts";
@@ -85,7 +85,8 @@ export class ImageCache {
     const temporary = temporaryName(squashfsPath);
     try {
       const sizeBytes = await write(temporary);
-      await renameDurably(temporary, squashfsPath);
+      // Its record comes after it, in the same directory, whose sync is for both.
+      await rename(temporary, squashfsPath);
       const record = { digest, platform, writer: WRITER_VERSION, sizeBytes, config };
       await writeDurably(this.#path(digest, "json"), `${JSON.stringify(record, null, 2)}\n`);
       return { digest, squashfsPath, sizeBytes, config };

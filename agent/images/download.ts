@@ -59,7 +59,7 @@ export class Download {
     this.#signal = signal;
   }
 
-  /** Returns when the `.part` file is whole, verified and synced. Throws as BlobStore.fetch. */
+  /** Returns when the `.part` file is whole and verified. Throws as BlobStore.fetch. */
   async run(clock: Clock): Promise<void> {
     const backoff = new Backoff({ baseMs: 300, capMs: 3_000 });
     // Against the most there ever was: a registry that lets every second attempt lose what the
@@ -138,7 +138,6 @@ export class Download {
         await writeAll(file, chunk);
         this.#onBytes(progress.have);
       }
-      await file.sync();
     } catch (error) {
       if (this.#signal.aborted) throw abortReason(this.#signal);
       if (error instanceof Error && "code" in error && error.code === "ENOSPC") throw error;

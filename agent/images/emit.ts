@@ -30,7 +30,9 @@ export class LayeredWriter {
   readonly #flattener: Flattener;
   readonly #signal: AbortSignal;
   readonly #layers: LayerSource[] = [];
-  readonly #layouts = new Map<Leaf, FileLayout>();
+  /** Weak: a million entries for the same name must not be kept. */
+  readonly #layouts = new WeakMap<Leaf, FileLayout>();
+  #storedBytes = 0;
   #file: FileHandle | null = null;
   #data: DataWriter | null = null;
 
@@ -57,8 +59,10 @@ export class LayeredWriter {
     try {
       for await (const entry of walkTar(reader)) {
         const leaf = this.#flattener.add(entry);
-        if (leaf !== null)
-          this.#layouts.set(leaf, await copyFile(reader, leaf, data, this.#signal));
+        if (leaf === null) continue;
+        const layout = await copyFile(reader, leaf, data, this.#signal);
+        this.#layouts.set(leaf, layout);
+        this.#storedBytes += layout.size - layout.holeBytes;
       }
       await reader.drain();
       return `sha256:${hasher.digest("hex")}`;
@@ -70,12 +74,12 @@ export class LayeredWriter {
   /** Finishes and syncs the image; its size in bytes. */
   async finish(): Promise<number> {
     const data = await this.#open();
-    const live = liveFiles(this.#flattener.tree.root);
     let liveBytes = 0;
-    let dead = 0;
-    for (const [leaf, { size, holeBytes }] of this.#layouts)
-      if (leaf.kind === "file" && live.has(leaf)) liveBytes += size - holeBytes;
-      else dead += size - holeBytes;
+    for (const leaf of liveFiles(this.#flattener.tree.root)) {
+      const layout = this.#layouts.get(leaf);
+      if (layout !== undefined) liveBytes += layout.size - layout.holeBytes;
+    }
+    const dead = this.#storedBytes - liveBytes;
     if (dead > DEAD_FLOOR_BYTES && dead > liveBytes * DEAD_RATIO) {
       await this.close();
       await rm(this.#path);

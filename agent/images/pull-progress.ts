@@ -1,18 +1,21 @@
 /** How far a build is: "pulling" until all blobs are here, then "converting". */
 import type { Descriptor } from "./manifest.ts";
+import type { Garbage } from "./garbage.ts";
 import type { ImageProgress } from "./types.ts";
 
 export type Report = (progress: Omit<ImageProgress, "layers">) => void;
 
 export class PullProgress {
   readonly #report: Report;
+  readonly #garbage: Garbage;
   readonly #layerBytes: number;
   readonly #blobBytes: number;
   readonly #here = new Map<string, number>();
   /** Of layers worked through before the present one. */
   #before = 0;
   #inLayer = 0;
-  constructor(layers: readonly Descriptor[], report: Report) {
+  constructor(layers: readonly Descriptor[], report: Report, garbage: Garbage) {
+    this.#garbage = garbage;
     this.#report = report;
     const sizes = new Map(layers.map(({ digest, size }) => [digest, size]));
     this.#blobBytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
@@ -22,6 +25,7 @@ export class PullProgress {
   /** For the download of one blob: bytes of it that are here. */
   pulling({ digest }: Descriptor): (bytes: number) => void {
     return (bytes) => {
+      this.#garbage.made(bytes - (this.#here.get(digest) ?? 0));
       this.#here.set(digest, bytes);
       this.#tell();
     };
@@ -32,6 +36,7 @@ export class PullProgress {
     this.#before += this.#inLayer;
     this.#inLayer = 0;
     return (bytes) => {
+      this.#garbage.made(bytes - this.#inLayer);
       this.#inLayer = Math.min(bytes, size);
       this.#tell();
     };

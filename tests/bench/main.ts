@@ -1,5 +1,6 @@
 /** `bun run bench NAME [options] [--json]`: each benchmark prints a table or JSON lines. */
 import { benchBoot, BOOT_USAGE, parseBootOptions } from "./boot.ts";
+import { benchImages, IMAGE_USAGE, parseImageOptions } from "./image.ts";
 import { type Figure, printFigures } from "./report.ts";
 
 type Say = (line: string) => void;
@@ -7,6 +8,7 @@ type Bench = { usage: string; run: (args: string[], say: Say) => Promise<Figure[
 
 const BENCHES: Readonly<Record<string, Bench>> = {
   boot: { usage: BOOT_USAGE, run: (args, say) => benchBoot(parseBootOptions(args), say) },
+  image: { usage: IMAGE_USAGE, run: (args, say) => benchImages(parseImageOptions(args), say) },
 };
 
 const USAGE = `Usage: bun run bench NAME [options] [--json]

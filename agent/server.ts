@@ -13,6 +13,7 @@ import type { HostId } from "../proto/ids.ts";
 import { type AgentConfig, loadAgentConfig } from "./config.ts";
 import type { AgentContext } from "./context.ts";
 import { ImageStore } from "./images/builder.ts";
+import { readAuthFile } from "./images/registry-auth.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
 import { findKernelPackage } from "./kernel/package.ts";
@@ -87,6 +88,9 @@ function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {
     config: {
       mirrors: parseMirrors(config.registryMirrors),
       insecure: parseInsecure(config.registryInsecure),
+      ...(config.registryAuthFile === null
+        ? {}
+        : { credentials: readAuthFile(config.registryAuthFile) }),
     },
     log,
     clock,

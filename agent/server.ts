@@ -9,10 +9,11 @@ import packageJson from "../package.json" with { type: "json" };
 import { type Clock, systemClock } from "../lib/clock.ts";
 import { createLog, type Log } from "../lib/log.ts";
 import { LvError } from "../proto/errors.ts";
+import { MachineState } from "../proto/gen/leveret/v1/agent_pb.js";
 import type { HostId } from "../proto/ids.ts";
 import { type AgentConfig, loadAgentConfig } from "./config.ts";
 import type { AgentContext } from "./context.ts";
-import { ImageStore } from "./images/builder.ts";
+import { ImageStore, type ImageStoreOptions } from "./images/builder.ts";
 import { readAuthFile } from "./images/registry-auth.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
@@ -24,6 +25,9 @@ import { Journal } from "./runtime/journal.ts";
 import { HostKernels, type Kernels } from "./runtime/kernels.ts";
 import { KvmDriver } from "./runtime/kvm-driver.ts";
 import { lockDirectory } from "./runtime/lock.ts";
+
+/** How often the disk of the images is looked at; a pull looks for itself. */
+const IMAGE_COLLECT_INTERVAL_MS = 5 * 60_000;
 
 export type AgentOverrides = {
   config?: Partial<AgentConfig>;
@@ -57,7 +61,13 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   await using cleanup = new AsyncDisposableStack();
   cleanup.use(lockDirectory(config.dir));
   const journal = cleanup.use(new Journal(join(config.dir, "journal.sqlite")));
-  const images = overrides.images ?? makeImages(config, clock, log);
+  const roots = (): string[] =>
+    journal
+      .machines()
+      .filter(({ status, forgotten }) => !forgotten && status.state !== MachineState.DESTROYED)
+      .map(({ status }) => status.imageDigest)
+      .filter((digest) => digest !== "");
+  const images = overrides.images ?? ownImages(cleanup, config, { clock, log, roots });
   cleanup.defer(() => images.close());
   const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });
   const kernels =
@@ -82,8 +92,12 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   return { hostId, fleet, finished, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {
-  return new ImageStore({
+type ImageParts = Pick<ImageStoreOptions, "clock" | "log" | "roots">;
+
+/** The host's own store, which looks after its disk for as long as the agent lives. */
+function ownImages(cleanup: AsyncDisposableStack, config: AgentConfig, parts: ImageParts): Images {
+  const store = new ImageStore({
+    ...parts,
     dir: config.dir,
     config: {
       mirrors: parseMirrors(config.registryMirrors),
@@ -92,7 +106,9 @@ function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {
         ? {}
         : { credentials: readAuthFile(config.registryAuthFile) }),
     },
-    log,
-    clock,
   });
+  const timer = setInterval(() => store.collect(), IMAGE_COLLECT_INTERVAL_MS);
+  timer.unref();
+  cleanup.defer(() => clearInterval(timer));
+  return store;
 }

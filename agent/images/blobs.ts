@@ -4,12 +4,13 @@
  * Range; its bytes are hashed again first, so a torn write cannot survive. One download per
  * digest at a time: later callers wait for the first.
  */
-import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { abortReason, type Clock } from "../../lib/clock.ts";
 import { Download, type BlobSource } from "./download.ts";
 import { writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
+import { isDigest } from "./reference.ts";
 
 type Watch = (bytes: number) => void;
 /** `fetched`: in this run of the builder, so its bytes were seen whole. */
@@ -44,6 +45,29 @@ export class BlobStore {
   async put(digest: string, bytes: Uint8Array): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
     await writeWhole(this.path(digest), bytes);
+  }
+
+  /** Complete blobs and partial ones nobody is loading; the size is what they take on disk. */
+  async list(): Promise<{ digest: string; sizeBytes: number; lastUsedMs: number }[]> {
+    const found: { digest: string; sizeBytes: number; lastUsedMs: number }[] = [];
+    await mkdir(this.#dir, { recursive: true });
+    for (const name of await readdir(this.#dir)) {
+      const digest = `sha256:${name.replace(/\.part$/, "")}`;
+      if (!isDigest(digest) || this.#flights.has(digest)) continue;
+      const { size, mtimeMs } = await stat(join(this.#dir, name));
+      found.push({ digest, sizeBytes: size, lastUsedMs: mtimeMs });
+    }
+    return found;
+  }
+
+  /** Bytes of these blobs that are still to be fetched. */
+  async missing(blobs: readonly Descriptor[]): Promise<number> {
+    let bytes = 0;
+    for (const { digest, size } of blobs) {
+      if ((await sizeOf(this.path(digest))) === size) continue;
+      bytes += Math.max(size - ((await sizeOf(this.#part(digest))) ?? 0), 0);
+    }
+    return bytes;
   }
 
   /** Removes a blob whose bytes turned out wrong, so that the next pull fetches it again. */

@@ -14,7 +14,8 @@ import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, type Reason } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
-import { ImageCache } from "./cache.ts";
+import { ImageCache, type StoredImage } from "./cache.ts";
+import { Collector, type Collected, type DiskRoom } from "./collector.ts";
 import type { BlobSource } from "./download.ts";
 import { LayeredWriter } from "./emit.ts";
 import { Flattener } from "./flatten.ts";
@@ -43,7 +44,12 @@ type Note = (message: string, fields: Record<string, unknown>) => void;
 type Resolved = { reference: Reference; image: string; digest: string; manifest: Manifest };
 /** What ends an attempt at a build, and the blobs it fetched itself. */
 type Ends = { signal: AbortSignal; failed: AbortController; fresh: Set<string> };
-type Flight = { promise: Promise<BuiltImage>; watchers: Set<Watch>; last: ImageProgress };
+type Flight = {
+  promise: Promise<BuiltImage>;
+  watchers: Set<Watch>;
+  blobs: ReadonlySet<string>;
+  last: ImageProgress;
+};
 
 export class ImageBuilder {
   readonly #dir: string;
@@ -55,18 +61,81 @@ export class ImageBuilder {
   readonly #resolveMs: number;
   readonly #lifetime = new AbortController();
   readonly #flights = new Map<string, Flight>();
+  readonly #collector: Collector;
+  readonly #clock: Clock;
+  /** Digests that are being looked for, so that the collector leaves them alone. */
+  readonly #asked = new Map<string, number>();
+  #roots: ReadonlySet<string> = new Set();
   #ready: Promise<void> | null = null;
-  constructor(dir: string, config: RegistryConfig, clock: Clock, note: Note) {
+  /** `room` stands for the disk's own figures in tests. */
+  constructor(
+    dir: string,
+    config: RegistryConfig,
+    clock: Clock,
+    note: Note,
+    room?: () => Promise<DiskRoom>,
+  ) {
     this.#dir = dir;
     this.#blobs = new BlobStore(join(dir, "blobs"), clock);
     this.#cache = new ImageCache(dir);
     this.#registry = new RegistryClient(config, clock);
     this.#note = note;
+    this.#clock = clock;
+    this.#collector = new Collector({
+      dir,
+      clock,
+      cache: this.#cache,
+      blobs: this.#blobs,
+      isBusy: (digest) => this.#asked.has(digest),
+      isNeeded: (digest) => [...this.#flights.values()].some(({ blobs }) => blobs.has(digest)),
+      ...(room === undefined ? {} : { room }),
+    });
     this.#resolveMs = config.timeouts?.resolveMs ?? LIMITS.imageResolveTimeoutMs;
   }
 
   /** As Images.ensure, but without a way to stop waiting. */
   async ensure(text: string, watch: Watch): Promise<BuiltImage> {
+    await this.#open();
+    const reference = parseReference(text);
+    watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
+    const resolved = await this.#resolve(reference);
+    const { digest } = resolved;
+    this.#asked.set(digest, (this.#asked.get(digest) ?? 0) + 1);
+    try {
+      const built = await this.#give(resolved, watch);
+      await this.#cache.touch(digest, this.#clock.now());
+      return built;
+    } finally {
+      const others = (this.#asked.get(digest) ?? 1) - 1;
+      if (others > 0) this.#asked.set(digest, others);
+      else this.#asked.delete(digest);
+    }
+  }
+
+  /** Manifests that machines need, whatever their state; what is not among them may go. */
+  setRoots(digests: Iterable<string>): void {
+    this.#roots = new Set(digests);
+  }
+
+  /** Keeps the disk between its watermarks. */
+  async collect(): Promise<Collected> {
+    await this.#open();
+    const done = await this.#collector.collect(this.#roots);
+    if (done.freedBytes > 0) this.#note("images were removed to make room", { ...done });
+    return done;
+  }
+
+  async list(): Promise<StoredImage[]> {
+    await this.#open();
+    return await this.#cache.list();
+  }
+
+  async pin(digest: string, pinned: boolean): Promise<void> {
+    await this.#open();
+    await this.#cache.pin(digest, pinned);
+  }
+
+  async #open(): Promise<void> {
     this.#ready ??= this.#prepare();
     try {
       await this.#ready;
@@ -74,9 +143,9 @@ export class ImageBuilder {
       this.#ready = null;
       throw error;
     }
-    const reference = parseReference(text);
-    watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
-    const resolved = await this.#resolve(reference);
+  }
+
+  async #give(resolved: Resolved, watch: Watch): Promise<BuiltImage> {
     const cached = await this.#cache.find(resolved.digest);
     if (cached !== null) return cached;
     const running = this.#flights.get(resolved.digest) ?? this.#start(resolved);
@@ -105,6 +174,7 @@ export class ImageBuilder {
     const flight: Flight = {
       promise: Promise.reject(new Error("not started")),
       watchers: new Set(),
+      blobs: new Set([resolved.manifest.config, ...layers].map(({ digest }) => digest)),
       last: { phase: "pulling", bytesDone: 0, bytesTotal: sizeOf(layers), layers: layers.length },
     };
     flight.promise.catch(() => undefined); // the placeholder above is replaced at once
@@ -127,12 +197,13 @@ export class ImageBuilder {
     );
     const signal = AbortSignal.any([this.#lifetime.signal, late.signal]);
     try {
+      await this.#checkRoom(resolved);
       return await this.#attempt(resolved, report, signal);
     } catch (error) {
       const known = LvError.from(error);
       if (!RESUMABLE.includes(known.reason))
         for (const { digest } of resolved.manifest.layers) await this.#blobs.dropPart(digest);
-      if (known.reason === "DISK_FULL")
+      if (known.reason === "DISK_FULL" && !(known instanceof NoRoomError))
         throw new LvError("DISK_FULL", `The host has no room left for image "${resolved.image}"`, {
           cause: known,
         });
@@ -140,6 +211,26 @@ export class ImageBuilder {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** Refuses a build that the disk cannot hold, after removing what nobody needs. */
+  async #checkRoom({ image, manifest }: Resolved): Promise<void> {
+    const layers = [...new Map(manifest.layers.map((l) => [l.digest, l])).values()];
+    const fetchBytes = await this.#blobs.missing(layers);
+    // zstd at level 1 takes about what gzip takes at its default.
+    const writeBytes = sizeOf(manifest.layers);
+    const needed = fetchBytes + writeBytes;
+    let { freeBytes, floorBytes } = await this.#collector.usable();
+    if (freeBytes - floorBytes >= needed) return;
+    const done = await this.#collector.free(needed + floorBytes - freeBytes, this.#roots);
+    if (done.freedBytes > 0) this.#note("images were removed for a pull", { image, ...done });
+    ({ freeBytes, floorBytes } = await this.#collector.usable());
+    if (freeBytes - floorBytes >= needed) return;
+    const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+    throw new NoRoomError(
+      "DISK_FULL",
+      `Image "${image}" needs about ${mib(needed)} on its host (${mib(fetchBytes)} to fetch, ${mib(writeBytes)} to write); ${mib(freeBytes)} are free, ${mib(floorBytes)} of them kept back`,
+    );
   }
 
   /** A second time when a blob that lay here turned out spoilt: it is gone by now. */
@@ -336,6 +427,8 @@ export class ImageBuilder {
     return new LayerError(layer.digest, message, thrown);
   }
 }
+
+class NoRoomError extends LvError {}
 
 class LayerError extends LvError {
   readonly digest: string;

@@ -4,13 +4,17 @@
  * Range; its bytes are hashed again first, so a torn write cannot survive. One download per
  * digest at a time: later callers wait for the first.
  */
-import { mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { abortReason, type Clock } from "../../lib/clock.ts";
+import { LvError } from "../../proto/errors.ts";
 import { Download, type BlobSource } from "./download.ts";
-import { writeWhole } from "./durable.ts";
+import { TEMPORARY, temporaryName, writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
 import { isDigest } from "./reference.ts";
+
+/** Longer than any pause of a process that still writes. */
+const STALE_MS = 60 * 60_000;
 
 type Watch = (bytes: number) => void;
 /** `fetched`: in this run of the builder, so its bytes were seen whole. */
@@ -47,6 +51,17 @@ export class BlobStore {
     await writeWhole(this.path(digest), bytes);
   }
 
+  /** Removes temporary files of dead processes; one that is loading an image writes to its own. */
+  async clean(): Promise<void> {
+    await mkdir(this.#dir, { recursive: true });
+    for (const name of await readdir(this.#dir)) {
+      if (!name.includes(TEMPORARY)) continue;
+      const path = join(this.#dir, name);
+      const idleMs = this.#clock.now() - (await stat(path)).mtimeMs;
+      if (idleMs > STALE_MS) await rm(path, { force: true });
+    }
+  }
+
   /** Complete blobs and partial ones nobody is loading; the size is what they take on disk. */
   async list(): Promise<{ digest: string; sizeBytes: number; lastUsedMs: number }[]> {
     const found: { digest: string; sizeBytes: number; lastUsedMs: number }[] = [];
@@ -68,6 +83,40 @@ export class BlobStore {
       bytes += Math.max(size - ((await sizeOf(this.#part(digest))) ?? 0), 0);
     }
     return bytes;
+  }
+
+  /**
+   * Takes bytes from elsewhere than a registry. `expected` null = whatever their digest is.
+   * Throws IMAGE_CORRUPT for other bytes than expected, and leaves nothing then.
+   */
+  async take(
+    chunks: AsyncIterable<Uint8Array>,
+    expected: string | null,
+  ): Promise<{ digest: string; size: number }> {
+    await mkdir(this.#dir, { recursive: true });
+    const temporary = temporaryName(join(this.#dir, "load"));
+    const hasher = new Bun.CryptoHasher("sha256");
+    let size = 0;
+    try {
+      const file = await open(temporary, "wx", 0o600);
+      try {
+        for await (const chunk of chunks) {
+          hasher.update(chunk);
+          size += chunk.length;
+          await file.writeFile(chunk);
+        }
+      } finally {
+        await file.close();
+      }
+      const digest = `sha256:${hasher.digest("hex")}`;
+      if (expected !== null && digest !== expected)
+        throw new LvError("IMAGE_CORRUPT", `Blob ${expected} is corrupt: its bytes are ${digest}`);
+      await rename(temporary, this.path(digest));
+      return { digest, size };
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
   }
 
   /** Removes a blob whose bytes turned out wrong, so that the next pull fetches it again. */

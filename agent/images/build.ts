@@ -167,6 +167,7 @@ export class ImageBuilder {
   async #prepare(): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
     await this.#cache.clean();
+    await this.#blobs.clean();
   }
 
   #start(resolved: Resolved): Flight {

@@ -216,13 +216,13 @@ describe("a failed pull", () => {
     const reference = await pushImage(registry.host, "debian-python");
     await onSmallDisk(140, async (dir, store) => {
       // Somebody else takes the room when the pull has begun.
-      let filled: Promise<unknown> | null = null;
+      const fills: Promise<unknown>[] = [];
       const onProgress = ({ phase }: ImageProgress): void => {
-        if (phase === "resolving") return;
-        filled ??= runTool(["sh", "-c", 'cat /dev/zero > "$0/other" || true', dir]);
+        if (phase === "resolving" || fills.length > 0) return;
+        fills.push(runTool(["sh", "-c", 'cat /dev/zero > "$0/other" || true', dir]));
       };
       const error: unknown = await store.ensure(reference, { onProgress }).catch((e: unknown) => e);
-      await filled;
+      await Promise.all(fills);
       expect(error).toMatchObject({ reason: "DISK_FULL", retryable: true });
       expect(filesBelow(join(dir, "images"))).toEqual([]);
       expect(filesBelow(dir).filter((path) => /\.part$|\.tmp-/.test(path))).toEqual([]);

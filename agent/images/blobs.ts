@@ -38,7 +38,9 @@ export class BlobStore {
   async read(digest: string, limitBytes: number): Promise<Uint8Array | null> {
     const size = await sizeOf(this.path(digest));
     if (size === null || size > limitBytes) return null;
-    const bytes = await readFile(this.path(digest));
+    // The collector may have come in between.
+    const bytes = await readFile(this.path(digest)).catch(nullWhenMissing);
+    if (bytes === null) return null;
     const hex = new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
     if (digest === `sha256:${hex}`) return bytes;
     await this.drop(digest);
@@ -57,8 +59,9 @@ export class BlobStore {
     for (const name of await readdir(this.#dir)) {
       if (!name.includes(TEMPORARY)) continue;
       const path = join(this.#dir, name);
-      const idleMs = this.#clock.now() - (await stat(path)).mtimeMs;
-      if (idleMs > STALE_MS) await rm(path, { force: true });
+      const stats = await stat(path).catch(nullWhenMissing);
+      if (stats !== null && this.#clock.now() - stats.mtimeMs > STALE_MS)
+        await rm(path, { force: true });
     }
   }
 
@@ -69,8 +72,8 @@ export class BlobStore {
     for (const name of await readdir(this.#dir)) {
       const digest = `sha256:${name.replace(/\.part$/, "")}`;
       if (!isDigest(digest) || this.#flights.has(digest)) continue;
-      const { size, mtimeMs } = await stat(join(this.#dir, name));
-      found.push({ digest, sizeBytes: size, lastUsedMs: mtimeMs });
+      const stats = await stat(join(this.#dir, name)).catch(nullWhenMissing);
+      if (stats !== null) found.push({ digest, sizeBytes: stats.size, lastUsedMs: stats.mtimeMs });
     }
     return found;
   }
@@ -190,10 +193,10 @@ export class BlobStore {
 }
 
 async function sizeOf(path: string): Promise<number | null> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
-    throw error;
-  }
+  return (await stat(path).catch(nullWhenMissing))?.size ?? null;
+}
+
+function nullWhenMissing(error: unknown): null {
+  if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
+  throw error;
 }

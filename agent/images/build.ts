@@ -65,6 +65,8 @@ export class ImageBuilder {
   readonly #clock: Clock;
   /** Digests that are being looked for, so that the collector leaves them alone. */
   readonly #asked = new Map<string, number>();
+  /** Settles when nothing is being removed; builds that come meanwhile wait for it. */
+  #removal: Promise<unknown> = Promise.resolve();
   #roots: ReadonlySet<string> = new Set();
   #ready: Promise<void> | null = null;
   /** `room` stands for the disk's own figures in tests. */
@@ -120,7 +122,7 @@ export class ImageBuilder {
   /** Keeps the disk between its watermarks. */
   async collect(): Promise<Collected> {
     await this.#open();
-    const done = await this.#collector.collect(this.#roots);
+    const done = await this.#removing(() => this.#collector.collect(this.#roots));
     if (done.freedBytes > 0) this.#note("images were removed to make room", { ...done });
     return done;
   }
@@ -133,6 +135,12 @@ export class ImageBuilder {
   async pin(digest: string, pinned: boolean): Promise<void> {
     await this.#open();
     await this.#cache.pin(digest, pinned);
+  }
+
+  async #removing(remove: () => Promise<Collected>): Promise<Collected> {
+    const removal = this.#removal.then(remove);
+    this.#removal = removal.catch(() => undefined); // its caller hears of it
+    return await removal;
   }
 
   async #open(): Promise<void> {
@@ -198,6 +206,8 @@ export class ImageBuilder {
     );
     const signal = AbortSignal.any([this.#lifetime.signal, late.signal]);
     try {
+      // What is being removed was chosen before this build could say what it needs.
+      await this.#removal;
       await this.#checkRoom(resolved);
       return await this.#attempt(resolved, report, signal);
     } catch (error) {
@@ -223,7 +233,8 @@ export class ImageBuilder {
     const needed = fetchBytes + writeBytes;
     let { freeBytes, floorBytes } = await this.#collector.usable();
     if (freeBytes - floorBytes >= needed) return;
-    const done = await this.#collector.free(needed + floorBytes - freeBytes, this.#roots);
+    const lacking = needed + floorBytes - freeBytes;
+    const done = await this.#removing(() => this.#collector.free(lacking, this.#roots));
     if (done.freedBytes > 0) this.#note("images were removed for a pull", { image, ...done });
     ({ freeBytes, floorBytes } = await this.#collector.usable());
     if (freeBytes - floorBytes >= needed) return;

@@ -3,7 +3,7 @@
  *
  *   resolve: tag → manifest of linux/amd64        per call
  *   build:   pull ─ layer by layer ─ flatten and write squashfs → cache
- *                                                 one at a time per manifest digest
+ *                                                 one per manifest digest, two at a time
  *
  * A build has its own deadline and the builder's lifetime; callers only watch it. Callers that
  * ask for the same digest under several names share one build.
@@ -31,9 +31,12 @@ import {
 import { PullProgress, type Report } from "./pull-progress.ts";
 import { formatReference, parseReference, type Reference } from "./reference.ts";
 import { RegistryClient } from "./registry.ts";
+import { Slots } from "./slots.ts";
 import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
 
 const PARALLEL_BLOBS = 3;
+/** Each keeps a core busy and holds its tree and its buffers; later ones wait in order. */
+const PARALLEL_BUILDS = 2;
 /** Ends of a build after which its partial downloads stay; after others they only take room. */
 const RESUMABLE: readonly Reason[] = ["REGISTRY_UNAVAILABLE", "TIMEOUT", "SHUTTING_DOWN"];
 /** An index may name an index; deeper nesting is nobody's image. */
@@ -61,6 +64,7 @@ export class ImageBuilder {
   readonly #resolveMs: number;
   readonly #lifetime = new AbortController();
   readonly #flights = new Map<string, Flight>();
+  readonly #slots = new Slots(PARALLEL_BUILDS);
   readonly #collector: Collector;
   readonly #clock: Clock;
   /** Digests that are being looked for, so that the collector leaves them alone. */
@@ -191,9 +195,9 @@ export class ImageBuilder {
       flight.last = { ...progress, layers: layers.length };
       for (const watch of flight.watchers) watch(flight.last);
     };
-    flight.promise = this.#build(resolved, report).finally(() =>
-      this.#flights.delete(resolved.digest),
-    );
+    flight.promise = this.#slots
+      .run(this.#lifetime.signal, () => this.#build(resolved, report))
+      .finally(() => this.#flights.delete(resolved.digest));
     this.#flights.set(resolved.digest, flight);
     return flight;
   }

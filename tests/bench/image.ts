@@ -11,9 +11,12 @@ import { runTool } from "../kit/images/run.ts";
 import { startRegistry } from "../kit/registry.ts";
 import { benchImage, BENCH_IMAGES, type BenchImage } from "./image-recipes.ts";
 import { OurStore, pullPeer, type Sample } from "./image-sides.ts";
+import { slowLink } from "./image-slow.ts";
 import { type Figure, makeFigure } from "./report.ts";
 
 export const IMAGE_USAGE = "image [--images 5mb,python,1gib] [--rounds N]";
+
+const LINK_BYTES_PER_SECOND = 50_000_000;
 
 type Say = (line: string) => void;
 export type ImageOptions = { images: BenchImage[]; rounds: number };
@@ -50,6 +53,8 @@ export async function benchImages(options: ImageOptions, say: Say): Promise<Figu
       figures.push(
         ...(await compare(`${registry.host}/${image}:latest`, image, options, scratch, say)),
       );
+    if (options.images.includes("1gib"))
+      figures.push(await overSlowLink(registry.host, join(scratch, "slow"), options.rounds, say));
     const log = async (): Promise<string> => await Bun.file(registry.logPath).text();
     figures.push(...(await sharing(registry.host, join(scratch, "sharing"), log)));
     return figures;
@@ -95,6 +100,28 @@ async function compare(
     figures.push(makeFigure({ bench: "image", figure: "peak_mib", unit: "MiB" }, peaks, null));
   }
   return figures;
+}
+
+/**
+ * The largest image over a link of 50 MB/s: how long until it is whole, against the time its
+ * bytes alone need on that link. A machine starts then (docs/start-before-pull.md).
+ */
+async function overSlowLink(host: string, dir: string, rounds: number, say: Say): Promise<Figure> {
+  const ours: number[] = [];
+  await using link = slowLink(host, LINK_BYTES_PER_SECOND);
+  for (let round = 1; round <= rounds; round += 1) {
+    await using store = new OurStore(join(dir, String(round)));
+    await store.ready();
+    ours.push((await store.pull(`${link.host}/1gib:latest`)).seconds);
+    say(`1gib over 50 MB/s round ${round}: whole after ${ours.at(-1)?.toFixed(2)} s`);
+  }
+  const tag = await fetch(`http://${host}/v2/1gib/manifests/latest`, {
+    headers: { accept: "application/vnd.oci.image.manifest.v1+json" },
+  });
+  const { layers } = (await tag.json()) as { layers: { size: number }[] };
+  const bytes = layers.reduce((sum, { size }) => sum + size, 0);
+  const names = { bench: "image", figure: "whole_1gib_50mbs", unit: "s" };
+  return makeFigure(names, ours, [bytes / LINK_BYTES_PER_SECOND]);
 }
 
 /** A second tag fetches only what is new; ten machines at once are one build. */

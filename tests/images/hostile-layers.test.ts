@@ -6,7 +6,7 @@ import { digestOf, FakeRegistry, gzipLayer, type Layer } from "../kit/images/fak
 import { makeTar } from "../kit/images/layers.ts";
 import { QUICK, reasonOf, TestStore } from "../kit/images/store.ts";
 
-setDefaultTimeout(120_000);
+setDefaultTimeout(240_000);
 
 type Item = TarItem & { data?: string };
 

@@ -3,7 +3,7 @@
  * heap, where the collector does not see them pile up: at hundreds of megabytes a second it
  * comes too late. So it is called by the bytes that went by.
  */
-const STEP_BYTES = 16 << 20;
+const STEP_BYTES = 8 << 20;
 
 export class Garbage {
   #bytes = 0;

@@ -36,7 +36,8 @@ export class PullProgress {
     this.#before += this.#inLayer;
     this.#inLayer = 0;
     return (bytes) => {
-      this.#garbage.made(bytes - this.#inLayer);
+      // Its unpacked bytes count too: layers shrink to a third or so.
+      this.#garbage.made(2 * (bytes - this.#inLayer));
       this.#inLayer = Math.min(bytes, size);
       this.#tell();
     };

@@ -7,7 +7,7 @@ import type { FileHandle } from "node:fs/promises";
 import { ZSTD_LEVEL } from "./squashfs-meta.ts";
 
 export const BLOCK_BYTES = 128 << 10;
-const IN_FLIGHT = 16;
+const IN_FLIGHT = 8;
 const WRITE_BYTES = 1 << 20;
 const UNCOMPRESSED = 1 << 24;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);

@@ -30,6 +30,8 @@ export type AgentConfig = {
   /** As written; the image pipeline parses them. */
   registryMirrors: string;
   registryInsecure: string;
+  /** docker's config.json with mode 0600; null = registries are asked without credentials. */
+  registryAuthFile: string | null;
   logLevel: string;
 };
 
@@ -165,6 +167,7 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     kvmKind,
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
     registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
+    registryAuthFile: absolute(env, "LEVERET_REGISTRY_AUTH_FILE"),
     logLevel,
   };
 }

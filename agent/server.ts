@@ -8,10 +8,12 @@ import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
 import { type Clock, systemClock } from "../lib/clock.ts";
 import { createLog, type Log } from "../lib/log.ts";
+import { MachineState } from "../proto/gen/leveret/v1/agent_pb.js";
 import type { HostId } from "../proto/ids.ts";
 import { type AgentConfig, loadAgentConfig } from "./config.ts";
 import type { AgentContext } from "./context.ts";
-import { ImageStore } from "./images/builder.ts";
+import { ImageStore, type ImageStoreOptions } from "./images/builder.ts";
+import { readAuthFile } from "./images/registry-auth.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
 import { findKernelPackage } from "./kernel/package.ts";
@@ -23,6 +25,9 @@ import { Journal } from "./runtime/journal.ts";
 import { HostKernels, type Kernels } from "./runtime/kernels.ts";
 import { KvmDriver } from "./runtime/kvm-driver.ts";
 import { lockDirectory } from "./runtime/lock.ts";
+
+/** How often the disk of the images is looked at; a pull looks for itself. */
+const IMAGE_COLLECT_INTERVAL_MS = 5 * 60_000;
 
 export type AgentOverrides = {
   config?: Partial<AgentConfig>;
@@ -56,7 +61,13 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   const identity = config.insecureLink
     ? null
     : await Identity.open({ dir, hostId, joinToken, clock, log });
-  const images = overrides.images ?? makeImages(config, clock, log);
+  const roots = (): string[] =>
+    journal
+      .machines()
+      .filter(({ status, forgotten }) => !forgotten && status.state !== MachineState.DESTROYED)
+      .map(({ status }) => status.imageDigest)
+      .filter((digest) => digest !== "");
+  const images = overrides.images ?? ownImages(cleanup, config, { clock, log, roots });
   cleanup.defer(() => images.close());
   const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });
   const kernels =
@@ -82,14 +93,23 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   return { hostId, fleet, finished, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
-function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {
-  return new ImageStore({
+type ImageParts = Pick<ImageStoreOptions, "clock" | "log" | "roots">;
+
+/** The host's own store, which looks after its disk for as long as the agent lives. */
+function ownImages(cleanup: AsyncDisposableStack, config: AgentConfig, parts: ImageParts): Images {
+  const store = new ImageStore({
+    ...parts,
     dir: config.dir,
     config: {
       mirrors: parseMirrors(config.registryMirrors),
       insecure: parseInsecure(config.registryInsecure),
+      ...(config.registryAuthFile === null
+        ? {}
+        : { credentials: readAuthFile(config.registryAuthFile) }),
     },
-    log,
-    clock,
   });
+  const timer = setInterval(() => store.collect(), IMAGE_COLLECT_INTERVAL_MS);
+  timer.unref();
+  cleanup.defer(() => clearInterval(timer));
+  return store;
 }

@@ -27,7 +27,8 @@ const TokenBody = z.object({
   expires_in: z.number().optional(),
 });
 
-type Fetch = (url: string, headers: Record<string, string>) => Promise<Response>;
+export type TokenReply = { status: number; text: string };
+type Fetch = (url: string, headers: Record<string, string>) => Promise<TokenReply>;
 
 export class Authenticator {
   readonly #config: RegistryConfig;
@@ -95,12 +96,12 @@ export class Authenticator {
       basic !== null && trusted ? { authorization: basic } : {};
     const response = await fetchToken(realm.href, headers);
     if (response.status === 401 || response.status === 403) return null;
-    if (!response.ok)
+    if (response.status < 200 || response.status > 299)
       throw new LvError(
         "REGISTRY_UNAVAILABLE",
         `The token server of registry "${registry}" answered ${response.status}`,
       );
-    const body = TokenBody.safeParse(await response.json().catch(() => null));
+    const body = TokenBody.safeParse(parseJson(response.text));
     const token = body.data?.token ?? body.data?.access_token;
     if (token === undefined || !/^[\x21-\x7e]+$/.test(token))
       throw new LvError("REGISTRY_UNAVAILABLE", `The token server of "${registry}" gave no token`);
@@ -109,6 +110,14 @@ export class Authenticator {
     const header = `Bearer ${token}`;
     this.#tokens.set(`${registry} ${scope}`, { header, expiresAt: this.#now() + lifetimeMs });
     return header;
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null; // the caller says what is missing
   }
 }
 

@@ -1,18 +1,25 @@
 /**
  * Content-addressed blobs of registries: `<dir>/sha256/<hex>`, complete and verified under that
- * name. A download grows `<hex>.part`, which outlives an interrupted build and is resumed with
+ * name, but not synced: a power cut may spoil them, which the digest of what is inside tells. A download grows `<hex>.part`, which outlives an interrupted build and is resumed with
  * Range; its bytes are hashed again first, so a torn write cannot survive. One download per
  * digest at a time: later callers wait for the first.
  */
-import { mkdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { abortReason, type Clock } from "../../lib/clock.ts";
+import { LvError } from "../../proto/errors.ts";
 import { Download, type BlobSource } from "./download.ts";
-import { renameDurably, writeDurably } from "./durable.ts";
+import { TEMPORARY, temporaryName, writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
+import { isDigest } from "./reference.ts";
+
+/** Longer than any pause of a process that still writes. */
+const STALE_MS = 60 * 60_000;
 
 type Watch = (bytes: number) => void;
-type Flight = { promise: Promise<string>; watchers: Set<Watch> };
+/** `fetched`: in this run of the builder, so its bytes were seen whole. */
+export type Fetched = { path: string; fetched: boolean };
+type Flight = { promise: Promise<Fetched>; watchers: Set<Watch> };
 
 export class BlobStore {
   readonly #dir: string;
@@ -31,7 +38,9 @@ export class BlobStore {
   async read(digest: string, limitBytes: number): Promise<Uint8Array | null> {
     const size = await sizeOf(this.path(digest));
     if (size === null || size > limitBytes) return null;
-    const bytes = await readFile(this.path(digest));
+    // The collector may have come in between.
+    const bytes = await readFile(this.path(digest)).catch(nullWhenMissing);
+    if (bytes === null) return null;
     const hex = new Bun.CryptoHasher("sha256").update(bytes).digest("hex");
     if (digest === `sha256:${hex}`) return bytes;
     await this.drop(digest);
@@ -41,7 +50,76 @@ export class BlobStore {
   /** Keeps a small document under its digest, which the caller has computed from these bytes. */
   async put(digest: string, bytes: Uint8Array): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
-    await writeDurably(this.path(digest), bytes);
+    await writeWhole(this.path(digest), bytes);
+  }
+
+  /** Removes temporary files of dead processes; one that is loading an image writes to its own. */
+  async clean(): Promise<void> {
+    await mkdir(this.#dir, { recursive: true });
+    for (const name of await readdir(this.#dir)) {
+      if (!name.includes(TEMPORARY)) continue;
+      const path = join(this.#dir, name);
+      const stats = await stat(path).catch(nullWhenMissing);
+      if (stats !== null && this.#clock.now() - stats.mtimeMs > STALE_MS)
+        await rm(path, { force: true });
+    }
+  }
+
+  /** Complete blobs and partial ones nobody is loading; the size is what they take on disk. */
+  async list(): Promise<{ digest: string; sizeBytes: number; lastUsedMs: number }[]> {
+    const found: { digest: string; sizeBytes: number; lastUsedMs: number }[] = [];
+    await mkdir(this.#dir, { recursive: true });
+    for (const name of await readdir(this.#dir)) {
+      const digest = `sha256:${name.replace(/\.part$/, "")}`;
+      if (!isDigest(digest) || this.#flights.has(digest)) continue;
+      const stats = await stat(join(this.#dir, name)).catch(nullWhenMissing);
+      if (stats !== null) found.push({ digest, sizeBytes: stats.size, lastUsedMs: stats.mtimeMs });
+    }
+    return found;
+  }
+
+  /** Bytes of these blobs that are still to be fetched. */
+  async missing(blobs: readonly Descriptor[]): Promise<number> {
+    let bytes = 0;
+    for (const { digest, size } of blobs) {
+      if ((await sizeOf(this.path(digest))) === size) continue;
+      bytes += Math.max(size - ((await sizeOf(this.#part(digest))) ?? 0), 0);
+    }
+    return bytes;
+  }
+
+  /**
+   * Takes bytes from elsewhere than a registry. `expected` null = whatever their digest is.
+   * Throws IMAGE_CORRUPT for other bytes than expected, and leaves nothing then.
+   */
+  async take(
+    chunks: AsyncIterable<Uint8Array>,
+    expected: string | null,
+  ): Promise<{ digest: string; size: number }> {
+    await mkdir(this.#dir, { recursive: true });
+    const temporary = temporaryName(join(this.#dir, "load"));
+    const hasher = new Bun.CryptoHasher("sha256");
+    let size = 0;
+    try {
+      const file = await open(temporary, "wx", 0o600);
+      try {
+        for await (const chunk of chunks) {
+          hasher.update(chunk);
+          size += chunk.length;
+          await file.writeFile(chunk);
+        }
+      } finally {
+        await file.close();
+      }
+      const digest = `sha256:${hasher.digest("hex")}`;
+      if (expected !== null && digest !== expected)
+        throw new LvError("IMAGE_CORRUPT", `Blob ${expected} is corrupt: its bytes are ${digest}`);
+      await rename(temporary, this.path(digest));
+      return { digest, size };
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
   }
 
   /** Removes a blob whose bytes turned out wrong, so that the next pull fetches it again. */
@@ -56,7 +134,7 @@ export class BlobStore {
   }
 
   /**
-   * The path of the complete blob; `watch` is told how many of its bytes are here.
+   * The complete blob; `watch` is told how many of its bytes are here.
    * Throws IMAGE_CORRUPT, REGISTRY_UNAVAILABLE, DISK_FULL (as ENOSPC) or the signal's reason.
    */
   async fetch(
@@ -64,12 +142,12 @@ export class BlobStore {
     source: BlobSource,
     watch: Watch,
     signal: AbortSignal,
-  ): Promise<string> {
+  ): Promise<Fetched> {
     for (;;) {
       if (signal.aborted) throw abortReason(signal);
       if ((await sizeOf(this.path(blob.digest))) === blob.size) {
         watch(blob.size);
-        return this.path(blob.digest);
+        return { path: this.path(blob.digest), fetched: false };
       }
       const running = this.#flights.get(blob.digest);
       if (running === undefined) return await this.#start(blob, source, watch, signal);
@@ -89,7 +167,7 @@ export class BlobStore {
     source: BlobSource,
     watch: Watch,
     signal: AbortSignal,
-  ): Promise<string> {
+  ): Promise<Fetched> {
     const watchers = new Set([watch]);
     const onBytes = (have: number): void => {
       for (const each of watchers) each(have);
@@ -102,11 +180,11 @@ export class BlobStore {
     return await promise;
   }
 
-  async #finish(download: Download, digest: string): Promise<string> {
+  async #finish(download: Download, digest: string): Promise<Fetched> {
     await mkdir(this.#dir, { recursive: true });
     await download.run(this.#clock);
-    await renameDurably(this.#part(digest), this.path(digest));
-    return this.path(digest);
+    await rename(this.#part(digest), this.path(digest));
+    return { path: this.path(digest), fetched: true };
   }
 
   #part(digest: string): string {
@@ -115,10 +193,10 @@ export class BlobStore {
 }
 
 async function sizeOf(path: string): Promise<number | null> {
-  try {
-    return (await stat(path)).size;
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
-    throw error;
-  }
+  return (await stat(path).catch(nullWhenMissing))?.size ?? null;
+}
+
+function nullWhenMissing(error: unknown): null {
+  if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
+  throw error;
 }

@@ -2,7 +2,8 @@
  * From a reference to a finished image; runs in the worker (worker.ts) but knows nothing of it.
  *
  *   resolve: tag → manifest of linux/amd64        per call
- *   build:   pull → flatten → squashfs → cache    one at a time per manifest digest
+ *   build:   pull ─ layer by layer ─ flatten and write squashfs → cache
+ *                                                 one per manifest digest, two at a time
  *
  * A build has its own deadline and the builder's lifetime; callers only watch it. Callers that
  * ask for the same digest under several names share one build.
@@ -13,12 +14,12 @@ import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, type Reason } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
-import { ByteReader } from "./byte-reader.ts";
-import { ImageCache } from "./cache.ts";
+import { ImageCache, type StoredImage } from "./cache.ts";
+import { Collector, type Collected, type DiskRoom } from "./collector.ts";
 import type { BlobSource } from "./download.ts";
-import { emitSquashfs } from "./emit.ts";
+import { LayeredWriter } from "./emit.ts";
 import { Flattener } from "./flatten.ts";
-import { readLayer } from "./layer.ts";
+import { Garbage } from "./garbage.ts";
 import {
   choosePlatform,
   parseConfig,
@@ -27,12 +28,15 @@ import {
   type Descriptor,
   type Manifest,
 } from "./manifest.ts";
+import { PullProgress, type Report } from "./pull-progress.ts";
 import { formatReference, parseReference, type Reference } from "./reference.ts";
 import { RegistryClient } from "./registry.ts";
-import { walkTar } from "./tar.ts";
+import { Slots } from "./slots.ts";
 import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
 
 const PARALLEL_BLOBS = 3;
+/** Each keeps a core busy and holds its tree and its buffers; later ones wait in order. */
+const PARALLEL_BUILDS = 2;
 /** Ends of a build after which its partial downloads stay; after others they only take room. */
 const RESUMABLE: readonly Reason[] = ["REGISTRY_UNAVAILABLE", "TIMEOUT", "SHUTTING_DOWN"];
 /** An index may name an index; deeper nesting is nobody's image. */
@@ -41,7 +45,14 @@ const INDEX_DEPTH = 3;
 type Watch = (progress: ImageProgress) => void;
 type Note = (message: string, fields: Record<string, unknown>) => void;
 type Resolved = { reference: Reference; image: string; digest: string; manifest: Manifest };
-type Flight = { promise: Promise<BuiltImage>; watchers: Set<Watch>; last: ImageProgress };
+/** What ends an attempt at a build, and the blobs it fetched itself. */
+type Ends = { signal: AbortSignal; failed: AbortController; fresh: Set<string> };
+type Flight = {
+  promise: Promise<BuiltImage>;
+  watchers: Set<Watch>;
+  blobs: ReadonlySet<string>;
+  last: ImageProgress;
+};
 
 export class ImageBuilder {
   readonly #dir: string;
@@ -49,19 +60,94 @@ export class ImageBuilder {
   readonly #cache: ImageCache;
   readonly #registry: RegistryClient;
   readonly #note: Note;
+  readonly #garbage = new Garbage();
+  readonly #resolveMs: number;
   readonly #lifetime = new AbortController();
   readonly #flights = new Map<string, Flight>();
+  readonly #slots = new Slots(PARALLEL_BUILDS);
+  readonly #collector: Collector;
+  readonly #clock: Clock;
+  /** Digests that are being looked for, so that the collector leaves them alone. */
+  readonly #asked = new Map<string, number>();
+  /** Settles when nothing is being removed; builds that come meanwhile wait for it. */
+  #removal: Promise<unknown> = Promise.resolve();
+  #roots: ReadonlySet<string> = new Set();
   #ready: Promise<void> | null = null;
-  constructor(dir: string, config: RegistryConfig, clock: Clock, note: Note) {
+  /** `room` stands for the disk's own figures in tests. */
+  constructor(
+    dir: string,
+    config: RegistryConfig,
+    clock: Clock,
+    note: Note,
+    room?: () => Promise<DiskRoom>,
+  ) {
     this.#dir = dir;
     this.#blobs = new BlobStore(join(dir, "blobs"), clock);
     this.#cache = new ImageCache(dir);
     this.#registry = new RegistryClient(config, clock);
     this.#note = note;
+    this.#clock = clock;
+    this.#collector = new Collector({
+      dir,
+      clock,
+      cache: this.#cache,
+      blobs: this.#blobs,
+      isBusy: (digest) => this.#asked.has(digest),
+      isNeeded: (digest) => [...this.#flights.values()].some(({ blobs }) => blobs.has(digest)),
+      ...(room === undefined ? {} : { room }),
+    });
+    this.#resolveMs = config.timeouts?.resolveMs ?? LIMITS.imageResolveTimeoutMs;
   }
 
   /** As Images.ensure, but without a way to stop waiting. */
   async ensure(text: string, watch: Watch): Promise<BuiltImage> {
+    await this.#open();
+    const reference = parseReference(text);
+    watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
+    const resolved = await this.#resolve(reference);
+    const { digest } = resolved;
+    this.#asked.set(digest, (this.#asked.get(digest) ?? 0) + 1);
+    try {
+      const built = await this.#give(resolved, watch);
+      await this.#cache.touch(digest, this.#clock.now());
+      return built;
+    } finally {
+      const others = (this.#asked.get(digest) ?? 1) - 1;
+      if (others > 0) this.#asked.set(digest, others);
+      else this.#asked.delete(digest);
+    }
+  }
+
+  /** Manifests that machines need, whatever their state; what is not among them may go. */
+  setRoots(digests: Iterable<string>): void {
+    this.#roots = new Set(digests);
+  }
+
+  /** Keeps the disk between its watermarks. */
+  async collect(): Promise<Collected> {
+    await this.#open();
+    const done = await this.#removing(() => this.#collector.collect(this.#roots));
+    if (done.freedBytes > 0) this.#note("images were removed to make room", { ...done });
+    return done;
+  }
+
+  async list(): Promise<StoredImage[]> {
+    await this.#open();
+    return await this.#cache.list();
+  }
+
+  async pin(digest: string, pinned: boolean): Promise<void> {
+    await this.#open();
+    await this.#cache.pin(digest, pinned);
+  }
+
+  async #removing(remove: () => Promise<Collected>): Promise<Collected> {
+    const removal = this.#removal.then(remove);
+    this.#removal = removal.catch(() => undefined); // its caller hears of it
+    return await removal;
+  }
+
+  async #open(): Promise<void> {
     this.#ready ??= this.#prepare();
     try {
       await this.#ready;
@@ -69,9 +155,9 @@ export class ImageBuilder {
       this.#ready = null;
       throw error;
     }
-    const reference = parseReference(text);
-    watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
-    const resolved = await this.#resolve(reference);
+  }
+
+  async #give(resolved: Resolved, watch: Watch): Promise<BuiltImage> {
     const cached = await this.#cache.find(resolved.digest);
     if (cached !== null) return cached;
     const running = this.#flights.get(resolved.digest) ?? this.#start(resolved);
@@ -93,6 +179,7 @@ export class ImageBuilder {
   async #prepare(): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
     await this.#cache.clean();
+    await this.#blobs.clean();
   }
 
   #start(resolved: Resolved): Flight {
@@ -100,6 +187,7 @@ export class ImageBuilder {
     const flight: Flight = {
       promise: Promise.reject(new Error("not started")),
       watchers: new Set(),
+      blobs: new Set([resolved.manifest.config, ...layers].map(({ digest }) => digest)),
       last: { phase: "pulling", bytesDone: 0, bytesTotal: sizeOf(layers), layers: layers.length },
     };
     flight.promise.catch(() => undefined); // the placeholder above is replaced at once
@@ -107,9 +195,9 @@ export class ImageBuilder {
       flight.last = { ...progress, layers: layers.length };
       for (const watch of flight.watchers) watch(flight.last);
     };
-    flight.promise = this.#build(resolved, report).finally(() =>
-      this.#flights.delete(resolved.digest),
-    );
+    flight.promise = this.#slots
+      .run(this.#lifetime.signal, () => this.#build(resolved, report))
+      .finally(() => this.#flights.delete(resolved.digest));
     this.#flights.set(resolved.digest, flight);
     return flight;
   }
@@ -120,18 +208,17 @@ export class ImageBuilder {
       () => late.abort(new LvError("TIMEOUT", `Image "${resolved.image}" took too long to build`)),
       LIMITS.imagePullTimeoutMs,
     );
-    // One failure ends the other downloads of this image.
-    const failed = new AbortController();
-    const signal = AbortSignal.any([this.#lifetime.signal, late.signal, failed.signal]);
+    const signal = AbortSignal.any([this.#lifetime.signal, late.signal]);
     try {
-      const checked = await this.#pullConfig(resolved, signal);
-      await this.#pullLayers(resolved, report, signal, failed);
-      return await this.#convert(resolved, checked, report, signal);
+      // What is being removed was chosen before this build could say what it needs.
+      await this.#removal;
+      await this.#checkRoom(resolved);
+      return await this.#attempt(resolved, report, signal);
     } catch (error) {
       const known = LvError.from(error);
       if (!RESUMABLE.includes(known.reason))
         for (const { digest } of resolved.manifest.layers) await this.#blobs.dropPart(digest);
-      if (known.reason === "DISK_FULL")
+      if (known.reason === "DISK_FULL" && !(known instanceof NoRoomError))
         throw new LvError("DISK_FULL", `The host has no room left for image "${resolved.image}"`, {
           cause: known,
         });
@@ -141,9 +228,70 @@ export class ImageBuilder {
     }
   }
 
+  /** Refuses a build that the disk cannot hold, after removing what nobody needs. */
+  async #checkRoom({ image, manifest }: Resolved): Promise<void> {
+    const layers = [...new Map(manifest.layers.map((l) => [l.digest, l])).values()];
+    const fetchBytes = await this.#blobs.missing(layers);
+    // zstd at level 1 takes about what gzip takes at its default.
+    const writeBytes = sizeOf(manifest.layers);
+    const needed = fetchBytes + writeBytes;
+    let { freeBytes, floorBytes } = await this.#collector.usable();
+    if (freeBytes - floorBytes >= needed) return;
+    const lacking = needed + floorBytes - freeBytes;
+    const done = await this.#removing(() => this.#collector.free(lacking, this.#roots));
+    if (done.freedBytes > 0) this.#note("images were removed for a pull", { image, ...done });
+    ({ freeBytes, floorBytes } = await this.#collector.usable());
+    if (freeBytes - floorBytes >= needed) return;
+    const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+    throw new NoRoomError(
+      "DISK_FULL",
+      `Image "${image}" needs about ${mib(needed)} on its host (${mib(fetchBytes)} to fetch, ${mib(writeBytes)} to write); ${mib(freeBytes)} are free, ${mib(floorBytes)} of them kept back`,
+    );
+  }
+
+  /** A second time when a blob that lay here turned out spoilt: it is gone by now. */
+  async #attempt(resolved: Resolved, report: Report, outer: AbortSignal): Promise<BuiltImage> {
+    for (let again = false; ; again = true) {
+      // One failure ends the other downloads of this image.
+      const failed = new AbortController();
+      const signal = AbortSignal.any([outer, failed.signal]);
+      const fresh = new Set<string>();
+      try {
+        const checked = await this.#pullConfig(resolved, signal);
+        return await this.#pullAndConvert(resolved, checked, report, { signal, failed, fresh });
+      } catch (error) {
+        const spoilt = error instanceof LayerError && !fresh.has(error.digest);
+        if (!spoilt || again) throw error;
+        this.#note("a stored layer was spoilt and is fetched again", { digest: error.digest });
+      }
+    }
+  }
+
   async #resolve(reference: Reference): Promise<Resolved> {
     const image = formatReference(reference);
-    const signal = this.#lifetime.signal;
+    const late = new AbortController();
+    const timer = setTimeout(
+      () =>
+        late.abort(
+          new LvError(
+            "REGISTRY_UNAVAILABLE",
+            `Registry "${reference.registry}" takes too long to say what "${image}" is`,
+          ),
+        ),
+      this.#resolveMs,
+    );
+    try {
+      return await this.#find(
+        reference,
+        image,
+        AbortSignal.any([this.#lifetime.signal, late.signal]),
+      );
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #find(reference: Reference, image: string, signal: AbortSignal): Promise<Resolved> {
     let target = reference.digest ?? reference.tag ?? "latest";
     if (reference.digest === null) {
       // HEAD costs no pull quota; a manifest that is here already is not fetched again.
@@ -173,6 +321,7 @@ export class ImageBuilder {
     return {
       image,
       open: (digest, from, signal) => this.#registry.blob(reference, digest, from, signal),
+      chunks: (response) => this.#registry.chunks(response),
     };
   }
 
@@ -190,86 +339,99 @@ export class ImageBuilder {
     return parseConfig(bytes, layers.length, resolved.image);
   }
 
-  async #pullLayers(
-    resolved: Resolved,
-    report: Report,
-    signal: AbortSignal,
-    failed: AbortController,
-  ): Promise<void> {
-    // The same blob may serve as several layers.
-    const blobs = [...new Map(resolved.manifest.layers.map((l) => [l.digest, l])).values()];
-    const bytesTotal = sizeOf(blobs);
-    const here = new Map<string, number>();
-    const todo = blobs.values();
-    const work = async (): Promise<void> => {
-      for (const blob of todo) {
-        const watch = (bytes: number): void => {
-          here.set(blob.digest, bytes);
-          let bytesDone = 0;
-          for (const count of here.values()) bytesDone += count;
-          report({ phase: "pulling", bytesDone, bytesTotal });
-        };
-        try {
-          await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
-        } catch (error) {
-          failed.abort(error);
-          throw error;
-        }
-      }
-    };
-    const results = await Promise.allSettled(Array.from({ length: PARALLEL_BLOBS }, work));
-    // The first failure is the abort's reason; the others only say that they were stopped.
-    if (results.some(({ status }) => status === "rejected")) throw signal.reason;
-  }
-
-  async #convert(
+  /**
+   * Layers are laid over each other in order, each as soon as it is whole, while the next ones
+   * are still on their way.
+   */
+  async #pullAndConvert(
     resolved: Resolved,
     { diffIds, config }: CheckedConfig,
     report: Report,
-    signal: AbortSignal,
+    ends: Ends,
   ): Promise<BuiltImage> {
-    report({ phase: "converting", bytesDone: 0, bytesTotal: 0 });
-    const flattener = new Flattener();
     const { layers } = resolved.manifest;
-    for (const [index, layer] of layers.entries())
-      await this.#flattenLayer(flattener, layer, diffIds[index] ?? "", resolved, signal);
-    if (flattener.droppedXattrs.size > 0)
-      this.#note("xattrs that squashfs cannot hold were left out", {
-        image: resolved.image,
-        xattrs: Object.fromEntries([...flattener.droppedXattrs].slice(0, 20)),
+    const progress = new PullProgress(layers, report, this.#garbage);
+    const pull = this.#pullLayers(resolved, progress, ends);
+    try {
+      return await this.#cache.add(resolved.digest, config, async (path) => {
+        const flattener = new Flattener();
+        const writer = new LayeredWriter(path, flattener, ends.signal);
+        try {
+          for (const [index, layer] of layers.entries()) {
+            await pull.ready(layer.digest);
+            const diffId = diffIds[index] ?? "";
+            await this.#addLayer(writer, layer, diffId, resolved, progress.converting(layer));
+          }
+          this.#noteDropped(flattener, resolved);
+          return await writer.finish();
+        } finally {
+          await writer.close();
+        }
       });
-    const sources = layers.map(({ digest }) => ({ path: this.#blobs.path(digest), digest }));
-    const onBytes = (bytesDone: number, bytesTotal: number): void =>
-      report({ phase: "converting", bytesDone, bytesTotal });
-    return await this.#cache.add(resolved.digest, config, (path) =>
-      emitSquashfs(path, flattener.tree.root, sources, { signal, onBytes }),
-    );
+    } catch (error) {
+      ends.failed.abort(error);
+      throw error;
+    } finally {
+      await pull.ended;
+    }
   }
 
-  /** Walks one layer into the tree and checks its diff_id over every uncompressed byte. */
-  async #flattenLayer(
-    flattener: Flattener,
+  /** `ended` never rejects; `ready` rejects with what ended the build. */
+  #pullLayers(
+    resolved: Resolved,
+    progress: PullProgress,
+    { signal, failed, fresh }: Ends,
+  ): { ready: (digest: string) => Promise<void>; ended: Promise<unknown> } {
+    // The same blob may serve as several layers.
+    const blobs = new Map(resolved.manifest.layers.map((l) => [l.digest, l]));
+    const arrivals = new Map<string, PromiseWithResolvers<void>>();
+    for (const digest of blobs.keys()) {
+      const arrival = Promise.withResolvers<void>();
+      arrival.promise.catch(() => undefined); // awaited in the order of layers, if at all
+      arrivals.set(digest, arrival);
+    }
+    const todo = blobs.values();
+    const work = async (): Promise<void> => {
+      for (const blob of todo) {
+        try {
+          const watch = progress.pulling(blob);
+          const { fetched } = await this.#blobs.fetch(blob, this.#source(resolved), watch, signal);
+          if (fetched) fresh.add(blob.digest);
+          arrivals.get(blob.digest)?.resolve();
+        } catch (error) {
+          failed.abort(error);
+          // The first failure is the abort's reason; the others only say that they were stopped.
+          for (const arrival of arrivals.values()) arrival.reject(signal.reason);
+          return;
+        }
+      }
+    };
+    const ended = Promise.allSettled(Array.from({ length: PARALLEL_BLOBS }, work));
+    return { ready: async (digest) => await arrivals.get(digest)?.promise, ended };
+  }
+
+  #noteDropped({ droppedXattrs }: Flattener, { image }: Resolved): void {
+    if (droppedXattrs.size > 0)
+      this.#note("xattrs that squashfs cannot hold were left out", {
+        image,
+        xattrs: Object.fromEntries([...droppedXattrs].slice(0, 20)),
+      });
+  }
+
+  /** One layer into the image, its diff_id checked over every uncompressed byte. */
+  async #addLayer(
+    writer: LayeredWriter,
     layer: Descriptor,
     diffId: string,
     resolved: Resolved,
-    signal: AbortSignal,
+    onStored: (bytes: number) => void,
   ): Promise<void> {
-    const hasher = new Bun.CryptoHasher("sha256");
-    const path = this.#blobs.path(layer.digest);
-    const reader = new ByteReader(readLayer(path, layer.digest), (chunk) => {
-      signal.throwIfAborted();
-      hasher.update(chunk);
-    });
-    flattener.nextLayer();
+    const { digest } = layer;
     try {
-      for await (const entry of walkTar(reader)) flattener.add(entry);
-      await reader.drain();
-      const was = `sha256:${hasher.digest("hex")}`;
+      const was = await writer.add({ path: this.#blobs.path(digest), digest }, onStored);
       if (was !== diffId) throw new LvError("IMAGE_CORRUPT", `it unpacks to ${was}, not ${diffId}`);
     } catch (error) {
       throw await this.#layerFailure(error, layer, resolved);
-    } finally {
-      await reader.close();
     }
   }
 
@@ -277,15 +439,20 @@ export class ImageBuilder {
   async #layerFailure(thrown: unknown, layer: Descriptor, resolved: Resolved): Promise<unknown> {
     if (!(thrown instanceof LvError) || thrown.reason !== "IMAGE_CORRUPT") return thrown;
     await this.#blobs.drop(layer.digest);
-    return new LvError(
-      "IMAGE_CORRUPT",
-      `Layer ${layer.digest} of image "${resolved.image}" is corrupt: ${thrown.message}`,
-      { cause: thrown },
-    );
+    const message = `Layer ${layer.digest} of image "${resolved.image}" is corrupt: ${thrown.message}`;
+    return new LayerError(layer.digest, message, thrown);
   }
 }
 
-type Report = (progress: Omit<ImageProgress, "layers">) => void;
+class NoRoomError extends LvError {}
+
+class LayerError extends LvError {
+  readonly digest: string;
+  constructor(digest: string, message: string, cause: unknown) {
+    super("IMAGE_CORRUPT", message, { cause });
+    this.digest = digest;
+  }
+}
 
 function sizeOf(descriptors: readonly Descriptor[]): number {
   return descriptors.reduce((sum, { size }) => sum + size, 0);

@@ -29,6 +29,8 @@ export type ImageStoreOptions = {
   config: RegistryConfig;
   log: Log;
   clock: Clock;
+  /** Digests of the images that machines need, in any state but destroyed. */
+  roots?: () => string[];
 };
 
 export class ImageStore implements Images {
@@ -81,6 +83,11 @@ export class ImageStore implements Images {
     await this.#closing;
   }
 
+  /** Ends the worker without a word, as a crash would. For tests of what then happens. */
+  killWorker(): void {
+    this.#worker?.terminate();
+  }
+
   async #close(): Promise<void> {
     const worker = this.#worker;
     if (worker !== null) {
@@ -111,6 +118,7 @@ export class ImageStore implements Images {
     this.#jobs.set(id, job);
     this.#byReference.set(reference, job);
     this.#worker ??= this.#spawn();
+    this.#sendRoots();
     this.#send({ type: "ensure", job: id, reference });
     return job;
   }
@@ -135,6 +143,18 @@ export class ImageStore implements Images {
       config: this.#options.config,
     } satisfies ToWorker);
     return worker;
+  }
+
+  /** Asks the worker to keep the disk between its watermarks; what it removes is in the log. */
+  collect(): void {
+    if (this.#closing !== null) return;
+    this.#worker ??= this.#spawn();
+    this.#sendRoots();
+    this.#send({ type: "collect" });
+  }
+
+  #sendRoots(): void {
+    this.#send({ type: "roots", digests: this.#options.roots?.() ?? [] });
   }
 
   #send(message: ToWorker): void {

@@ -1,12 +1,12 @@
 /**
- * Finished images: `<dir>/images/<key>.squashfs` with `<key>.json` beside it. The json is
+ * Finished images, the time of the record's last use as its mtime, `<key>.pin` for the pinned: `<dir>/images/<key>.squashfs` with `<key>.json` beside it. The json is
  * written last, so an image is there when its json is; anything else in the folder is what an
  * interrupted build left and goes at start.
  */
-import { mkdir, readdir, readFile, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { renameDurably, TEMPORARY, temporaryName, writeDurably } from "./durable.ts";
+import { TEMPORARY, temporaryName, writeDurably } from "./durable.ts";
 import { PLATFORM } from "./manifest.ts";
 import { WRITER_VERSION } from "./squashfs.ts";
 import type { BuiltImage, ImageConfig } from "./types.ts";
@@ -25,6 +25,13 @@ const Record = z.object({
     stopSignal: z.string(),
   }),
 });
+
+export type StoredImage = {
+  digest: string;
+  sizeBytes: number;
+  lastUsedMs: number;
+  pinned: boolean;
+};
 
 const platform = `${PLATFORM.os}/${PLATFORM.architecture}`;
 
@@ -65,11 +72,54 @@ export class ImageCache {
       const { sizeBytes, config } = record;
       return { digest, squashfsPath, sizeBytes, config };
     } catch (error) {
-      const isMissing = error instanceof Error && "code" in error && error.code === "ENOENT";
-      const isDamaged = error instanceof SyntaxError || error instanceof z.ZodError;
-      if (isMissing || isDamaged) return null;
+      if (isAbsent(error)) return null;
       throw error;
     }
+  }
+
+  /** Unreadable records are left out: the next build of their image replaces them. */
+  async list(): Promise<StoredImage[]> {
+    const images: StoredImage[] = [];
+    const names = new Set(await readdir(this.#dir));
+    for (const name of names) {
+      if (!name.endsWith(".json")) continue;
+      const path = join(this.#dir, name);
+      try {
+        const record = Record.parse(JSON.parse(await readFile(path, "utf8")));
+        const pinned = names.has(name.replace(/\.json$/, ".pin"));
+        const { digest, sizeBytes } = record;
+        images.push({ digest, sizeBytes, pinned, lastUsedMs: (await stat(path)).mtimeMs });
+      } catch (error) {
+        if (!isAbsent(error)) throw error;
+      }
+    }
+    return images;
+  }
+
+  /** Says that the image was used now. */
+  async touch(digest: string, nowMs: number): Promise<void> {
+    await utimes(this.#path(digest, "json"), nowMs / 1000, nowMs / 1000);
+  }
+
+  /** A pinned image is never collected. */
+  async pin(digest: string, pinned: boolean): Promise<void> {
+    if (pinned) await writeDurably(this.#path(digest, "pin"), "");
+    else await rm(this.#path(digest, "pin"), { force: true });
+  }
+
+  /** In two steps with a look at `isBusy` before each; false = it is busy and stays. */
+  async remove(digest: string, isBusy: () => boolean): Promise<boolean> {
+    const record = this.#path(digest, "json");
+    const gone = temporaryName(record);
+    if (isBusy()) return false;
+    await rename(record, gone);
+    if (isBusy()) {
+      await rename(gone, record);
+      return false;
+    }
+    await rm(this.#path(digest, "squashfs"), { force: true });
+    await rm(gone);
+    return true;
   }
 
   /**
@@ -85,7 +135,8 @@ export class ImageCache {
     const temporary = temporaryName(squashfsPath);
     try {
       const sizeBytes = await write(temporary);
-      await renameDurably(temporary, squashfsPath);
+      // Its record comes after it, in the same directory, whose sync is for both.
+      await rename(temporary, squashfsPath);
       const record = { digest, platform, writer: WRITER_VERSION, sizeBytes, config };
       await writeDurably(this.#path(digest, "json"), `${JSON.stringify(record, null, 2)}\n`);
       return { digest, squashfsPath, sizeBytes, config };
@@ -94,4 +145,10 @@ export class ImageCache {
       throw error;
     }
   }
+}
+
+/** Not there, or not a record. */
+function isAbsent(error: unknown): boolean {
+  const isMissing = error instanceof Error && "code" in error && error.code === "ENOENT";
+  return isMissing || error instanceof SyntaxError || error instanceof z.ZodError;
 }

@@ -10,12 +10,10 @@ import { createReadStream } from "node:fs";
 import { open, rm, stat, type FileHandle } from "node:fs/promises";
 import { Backoff } from "../../lib/backoff.ts";
 import { abortReason, type Clock } from "../../lib/clock.ts";
-import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import type { Descriptor } from "./manifest.ts";
-import { readWithIdleLimit } from "./registry.ts";
 
-/** Attempts in a row that brought no new byte. */
+/** Attempts in a row that got no further than any before. */
 const FRUITLESS_ATTEMPTS = 4;
 
 export type BlobSource = {
@@ -23,6 +21,8 @@ export type BlobSource = {
   image: string;
   /** As RegistryClient.blob. */
   open(digest: string, from: number, signal: AbortSignal): Promise<Response>;
+  /** As RegistryClient.chunks. */
+  chunks(response: Response): AsyncIterable<Uint8Array>;
 };
 
 type Outcome =
@@ -59,13 +59,15 @@ export class Download {
     this.#signal = signal;
   }
 
-  /** Returns when the `.part` file is whole, verified and synced. Throws as BlobStore.fetch. */
+  /** Returns when the `.part` file is whole and verified. Throws as BlobStore.fetch. */
   async run(clock: Clock): Promise<void> {
     const backoff = new Backoff({ baseMs: 300, capMs: 3_000 });
+    // Against the most there ever was: a registry that lets every second attempt lose what the
+    // first one brought makes no progress.
+    let best = await sizeOf(this.#part);
     let fruitless = 0;
     let mayRestart = true;
     for (;;) {
-      const before = await sizeOf(this.#part);
       const outcome = await this.#attempt();
       if (outcome.end === "complete") return;
       if (outcome.end === "wrong") {
@@ -75,7 +77,9 @@ export class Download {
         mayRestart = false;
         continue;
       }
-      fruitless = (await sizeOf(this.#part)) > before ? 0 : fruitless + 1;
+      const have = await sizeOf(this.#part);
+      fruitless = have > best ? 0 : fruitless + 1;
+      best = Math.max(best, have);
       if (fruitless >= FRUITLESS_ATTEMPTS) throw this.#breaksOff(outcome.cause);
       await clock.sleep(backoff.next(), this.#signal);
     }
@@ -125,7 +129,7 @@ export class Download {
     }
     const file = await open(this.#part, progress.have > 0 ? "a" : "w", 0o600);
     try {
-      for await (const chunk of readWithIdleLimit(response, LIMITS.registryIdleTimeoutMs)) {
+      for await (const chunk of this.#source.chunks(response)) {
         if (this.#signal.aborted) throw abortReason(this.#signal);
         progress.have += chunk.length;
         if (progress.have > size)
@@ -134,7 +138,6 @@ export class Download {
         await writeAll(file, chunk);
         this.#onBytes(progress.have);
       }
-      await file.sync();
     } catch (error) {
       if (this.#signal.aborted) throw abortReason(this.#signal);
       if (error instanceof Error && "code" in error && error.code === "ENOSPC") throw error;

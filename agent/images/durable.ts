@@ -1,6 +1,10 @@
-/** Files that are complete under their name or not there at all. */
+/**
+ * Files that are complete under their name or not there at all. What can be fetched again and is
+ * checked by its digest when it is used needs no fsync: after a power cut it is wrong or missing,
+ * and both are found out. Images are not checked when they are used and are synced.
+ */
 import { randomUUID } from "node:crypto";
-import { open, rename, rm } from "node:fs/promises";
+import { open, rename, rm, writeFile } from "node:fs/promises";
 import { dirname } from "node:path";
 
 /** The mark of a temporary name; what bears it belongs to a build that is under way or dead. */
@@ -10,7 +14,19 @@ export function temporaryName(path: string): string {
   return `${path}${TEMPORARY}${randomUUID()}`;
 }
 
-/** Writes under a temporary name, then fsync, rename and fsync of the directory. */
+/** Writes under a temporary name, then renames: whole or not there, but for a power cut. */
+export async function writeWhole(path: string, bytes: Uint8Array | string): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    await writeFile(temporary, bytes, { flag: "wx", mode: 0o600 });
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+/** As writeWhole, with fsync of the file before and of the directory after the rename. */
 export async function writeDurably(path: string, bytes: Uint8Array | string): Promise<void> {
   const temporary = temporaryName(path);
   try {
@@ -29,7 +45,7 @@ export async function writeDurably(path: string, bytes: Uint8Array | string): Pr
 }
 
 /** `from` must be synced already. */
-export async function renameDurably(from: string, to: string): Promise<void> {
+async function renameDurably(from: string, to: string): Promise<void> {
   await rename(from, to);
   const directory = await open(dirname(to), "r");
   try {

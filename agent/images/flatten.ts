@@ -7,7 +7,14 @@ import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import type { TarEntry } from "./tar.ts";
 import { showName, TarError } from "./tar-header.ts";
-import { impliedDirectory, splitPath, Tree, type Attributes, type Leaf } from "./tree.ts";
+import {
+  impliedDirectory,
+  splitPath,
+  Tree,
+  type Attributes,
+  type FileLeaf,
+  type Leaf,
+} from "./tree.ts";
 
 const WHITEOUT = ".wh.";
 const OPAQUE = ".wh..wh..opq";
@@ -21,6 +28,7 @@ export class Flattener {
   #layer = -1;
   #entries = 0;
   #bytes = 0;
+  #metadataBytes = 0;
   /** Xattrs that squashfs cannot hold, by name, for the log. */
   readonly droppedXattrs = new Map<string, number>();
 
@@ -30,31 +38,36 @@ export class Flattener {
     return this.#layer;
   }
 
-  /** Throws IMAGE_CORRUPT or IMAGE_TOO_LARGE. */
-  add(entry: TarEntry): void {
+  /**
+   * Gives the inode of a file whose bytes the image needs as things stand; null for everything
+   * else. Throws IMAGE_CORRUPT or IMAGE_TOO_LARGE.
+   */
+  add(entry: TarEntry): FileLeaf | null {
     this.#count(entry);
     const layer = this.#layer;
     const parts = splitPath(entry.name);
     const name = parts.at(-1);
     if (name !== undefined && name.startsWith(WHITEOUT)) {
       this.#whiteout(parts, name, layer);
-      return;
+      return null;
     }
-    if (parts.length === 1 && name !== undefined && LANDMARKS.includes(name)) return;
+    if (parts.length === 1 && name !== undefined && LANDMARKS.includes(name)) return null;
     switch (entry.kind) {
       case "hardlink":
         this.#link(entry, parts, layer);
-        return;
+        return null;
       case "directory":
         this.tree.put(parts, { ...impliedDirectory(layer), ...this.#attributes(entry) }, layer);
-        return;
+        return null;
       case "file":
       case "symlink":
       case "char":
       case "block":
-      case "fifo":
-        this.tree.put(parts, this.#leaf(entry, layer), layer);
-        return;
+      case "fifo": {
+        const leaf = this.#leaf(entry, layer);
+        this.tree.put(parts, leaf, layer);
+        return leaf.kind === "file" ? leaf : null;
+      }
       default: {
         const rest: never = entry.kind;
         return rest;
@@ -65,6 +78,12 @@ export class Flattener {
   #count(entry: TarEntry): void {
     this.#entries += 1;
     this.#bytes += entry.size;
+    this.#metadataBytes += metadataBytes(entry);
+    if (this.#metadataBytes > LIMITS.imageMetadataBytes)
+      throw new LvError(
+        "IMAGE_TOO_LARGE",
+        `The image's names, xattrs and sparse maps take more than ${LIMITS.imageMetadataBytes} bytes`,
+      );
     if (this.#entries > LIMITS.imageEntries)
       throw new LvError(
         "IMAGE_TOO_LARGE",
@@ -134,6 +153,13 @@ export class Flattener {
     const { mode, uid, gid, mtime } = entry;
     return { mode, uid, gid, mtime, xattrs };
   }
+}
+
+/** About what the entry costs in memory; the layers' bytes are not kept, this is. */
+function metadataBytes({ name, linkName, xattrs, segments }: TarEntry): number {
+  let bytes = 128 + name.length + linkName.length + segments.length * 48;
+  for (const [key, value] of xattrs) bytes += 64 + key.length + value.length;
+  return bytes;
 }
 
 function linkTarget(entry: TarEntry): string {

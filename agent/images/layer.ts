@@ -22,12 +22,16 @@ export function detectCompression(head: Uint8Array): Compression {
 }
 
 /**
- * Chunks in order; memory stays at a few chunks. Zeros after a gzip member are padding, other
+ * Chunks in order; `onStored` hears how many bytes of the blob were read for them. Memory stays at a few chunks. Zeros after a gzip member are padding, other
  * garbage is an error, as in Go's reader. A zstd frame that is cut off may end without an error
  * here: the caller compares the diff_id.
  * Throws IMAGE_CORRUPT for bytes that do not decompress, IMAGE_TOO_LARGE for a bomb.
  */
-export async function* readLayer(path: string, digest: string): AsyncGenerator<Uint8Array> {
+export async function* readLayer(
+  path: string,
+  digest: string,
+  onStored: (bytes: number) => void = () => {},
+): AsyncGenerator<Uint8Array> {
   const compressedBytes = (await stat(path)).size;
   const compression = detectCompression(await readHead(path));
   const file = createReadStream(path, { highWaterMark: CHUNK_BYTES });
@@ -45,6 +49,7 @@ export async function* readLayer(path: string, digest: string): AsyncGenerator<U
       const bytes = chunk as Buffer;
       total += bytes.length;
       checkBomb(total, compressedBytes, digest);
+      onStored(file.bytesRead);
       yield bytes;
     }
   } catch (error) {

@@ -197,6 +197,7 @@ describe("BlobStore", () => {
       image: "test",
       open: (digest: string, from: number, signal: AbortSignal) =>
         own.blob(reference, digest, from, signal),
+      chunks: (response: Response) => own.chunks(response),
     };
   };
 
@@ -209,8 +210,8 @@ describe("BlobStore", () => {
     });
   };
 
-  const fetchBlob = (blobs: BlobStore, host: string, signal = never): Promise<string> =>
-    blobs.fetch(blob, source(host), () => {}, signal);
+  const fetchBlob = async (blobs: BlobStore, host: string, signal = never): Promise<string> =>
+    (await blobs.fetch(blob, source(host), () => {}, signal)).path;
 
   const filesIn = (dir: string): string[] => readdirSync(join(dir, "sha256"));
 

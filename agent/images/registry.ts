@@ -7,9 +7,9 @@ import { Backoff } from "../../lib/backoff.ts";
 import { abortReason, type Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
-import { Authenticator } from "./auth.ts";
+import { Authenticator, type TokenReply } from "./auth.ts";
 import { MANIFEST_ACCEPT } from "./manifest.ts";
-import { formatReference, type Reference } from "./reference.ts";
+import { formatReference, isDigest, type Reference } from "./reference.ts";
 import { registryOrigin } from "./registry-config.ts";
 import type { RegistryConfig } from "./types.ts";
 
@@ -23,9 +23,13 @@ export class RegistryClient {
   readonly #config: RegistryConfig;
   readonly #clock: Clock;
   readonly #auth: Authenticator;
+  readonly #answerMs: number;
+  readonly #idleMs: number;
   constructor(config: RegistryConfig, clock: Clock) {
     this.#config = config;
     this.#clock = clock;
+    this.#answerMs = config.timeouts?.answerMs ?? LIMITS.registryRequestTimeoutMs;
+    this.#idleMs = config.timeouts?.idleMs ?? LIMITS.registryIdleTimeoutMs;
     this.#auth = new Authenticator(config, () => clock.now());
   }
 
@@ -37,7 +41,9 @@ export class RegistryClient {
       signal,
     });
     if (response.status === 404) throw this.#notFound(reference);
-    return response.ok ? response.headers.get("docker-content-digest") : null;
+    const digest = response.ok ? response.headers.get("docker-content-digest") : null;
+    // The header becomes a file name: anything but a digest is as good as silence.
+    return digest !== null && isDigest(digest) ? digest : null;
   }
 
   /**
@@ -88,6 +94,11 @@ export class RegistryClient {
     return response;
   }
 
+  /** The body's chunks; throws a TimeoutError when the registry falls silent. */
+  chunks(response: Response): AsyncGenerator<Uint8Array> {
+    return readWithIdleLimit(response, this.#idleMs);
+  }
+
   #notFound(reference: Reference): LvError {
     return new LvError(
       "IMAGE_NOT_FOUND",
@@ -135,10 +146,28 @@ export class RegistryClient {
     const response = await this.#follow(url, request, this.#auth.known(registry, scope));
     if (response.status !== 401) return response;
     await response.body?.cancel();
-    const fetchToken = (tokenUrl: string, headers: Record<string, string>): Promise<Response> =>
-      this.#once(tokenUrl, { method: "GET", headers, signal: request.signal }, null);
+    const fetchToken = async (
+      url: string,
+      headers: Record<string, string>,
+    ): Promise<TokenReply> => {
+      const options: RequestOptions = { method: "GET", headers, signal: request.signal };
+      const reply = await this.#once(url, options, null);
+      return { status: reply.status, text: await this.#tokenText(reply) };
+    };
     const authorization = await this.#auth.answer(registry, scope, response, fetchToken);
     return authorization === null ? response : await this.#follow(url, request, authorization);
+  }
+
+  /** "" for a body without bounds: it is no token. */
+  async #tokenText(response: Response): Promise<string> {
+    const parts: Uint8Array[] = [];
+    let total = 0;
+    for await (const chunk of this.chunks(response)) {
+      total += chunk.length;
+      if (total > LIMITS.registryTokenBytes) return "";
+      parts.push(chunk);
+    }
+    return Buffer.concat(parts).toString("utf8");
   }
 
   async #follow(
@@ -176,7 +205,7 @@ export class RegistryClient {
     const late = new AbortController();
     const timer = setTimeout(
       () => late.abort(new DOMException("no answer in time", "TimeoutError")),
-      LIMITS.registryRequestTimeoutMs,
+      this.#answerMs,
     );
     try {
       return await fetch(url, {
@@ -206,7 +235,7 @@ export class RegistryClient {
     const chunks: Uint8Array[] = [];
     let total = 0;
     try {
-      for await (const chunk of readWithIdleLimit(response, LIMITS.registryIdleTimeoutMs)) {
+      for await (const chunk of this.chunks(response)) {
         total += chunk.length;
         if (total > limitBytes) break;
         chunks.push(chunk);
@@ -231,10 +260,7 @@ type RequestOptions = {
 };
 
 /** The body's chunks; throws a TimeoutError when none comes for `idleMs`. Cancels the body when left early. */
-export async function* readWithIdleLimit(
-  response: Response,
-  idleMs: number,
-): AsyncGenerator<Uint8Array> {
+async function* readWithIdleLimit(response: Response, idleMs: number): AsyncGenerator<Uint8Array> {
   if (response.body === null) return;
   const reader = response.body.getReader();
   let timer: Timer | undefined;

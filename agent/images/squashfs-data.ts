@@ -7,7 +7,7 @@ import type { FileHandle } from "node:fs/promises";
 import { ZSTD_LEVEL } from "./squashfs-meta.ts";
 
 export const BLOCK_BYTES = 128 << 10;
-const IN_FLIGHT = 6;
+const IN_FLIGHT = 8;
 const WRITE_BYTES = 1 << 20;
 const UNCOMPRESSED = 1 << 24;
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
@@ -24,7 +24,7 @@ export type FileLayout = {
 export type FragmentEntry = { start: number; sizeWord: number };
 
 type Pending = {
-  bytes: Buffer;
+  bytes: Buffer<ArrayBuffer>;
   packed: Promise<Uint8Array>;
   done: (at: number, word: number) => void;
 };
@@ -35,13 +35,15 @@ export class DataWriter {
   position: number;
   readonly fragments: FragmentEntry[] = [];
   readonly #pending: Pending[] = [];
+  /** Buffers of blocks that are written, to be filled again. */
+  readonly #spare: Buffer<ArrayBuffer>[] = [];
   #outgoing: Uint8Array[] = [];
   #outgoingBytes = 0;
   #written: number;
-  #fragment = Buffer.allocUnsafe(BLOCK_BYTES);
+  #fragment = Buffer.allocUnsafeSlow(BLOCK_BYTES);
   #fragmentFill = 0;
   #layout: FileLayout | null = null;
-  #block = Buffer.allocUnsafe(BLOCK_BYTES);
+  #block = Buffer.allocUnsafeSlow(BLOCK_BYTES);
   #fill = 0;
 
   constructor(file: FileHandle, position: number) {
@@ -104,7 +106,7 @@ export class DataWriter {
       layout.holeBytes += bytes.length;
       return;
     }
-    this.#block = Buffer.allocUnsafe(BLOCK_BYTES);
+    this.#block = this.#blank();
     await this.#enqueue(bytes, (at, word) => {
       if (layout.start === 0) layout.start = at;
       layout.blocks[index] = word;
@@ -123,13 +125,13 @@ export class DataWriter {
     const entry: FragmentEntry = { start: 0, sizeWord: 0 };
     this.fragments.push(entry);
     const bytes = this.#fragment.subarray(0, this.#fragmentFill);
-    this.#fragment = Buffer.allocUnsafe(BLOCK_BYTES);
+    this.#fragment = this.#blank();
     this.#fragmentFill = 0;
     await this.#enqueue(bytes, (at, word) => Object.assign(entry, { start: at, sizeWord: word }));
   }
 
-  async #enqueue(bytes: Buffer, done: Pending["done"]): Promise<void> {
-    const packed = Bun.zstdCompress(bytes as Buffer<ArrayBuffer>, { level: ZSTD_LEVEL });
+  async #enqueue(bytes: Buffer<ArrayBuffer>, done: Pending["done"]): Promise<void> {
+    const packed = Bun.zstdCompress(bytes, { level: ZSTD_LEVEL });
     packed.catch(() => undefined); // awaited in order below; until then it must not count as unhandled
     this.#pending.push({ bytes, packed, done });
     while (this.#pending.length >= IN_FLIGHT) await this.#writeOldest();
@@ -142,7 +144,15 @@ export class DataWriter {
     const small = packed.length < oldest.bytes.length;
     const stored = small ? packed : oldest.bytes;
     oldest.done(this.position, small ? stored.length : stored.length | UNCOMPRESSED);
-    await this.append(stored);
+    await this.append(small ? stored : Buffer.from(stored));
+    this.#spare.push(oldest.bytes);
+  }
+
+  #blank(): Buffer<ArrayBuffer> {
+    const spare = this.#spare.pop();
+    // The last block of a file is a shorter view of a whole buffer.
+    if (spare !== undefined) return Buffer.from(spare.buffer, spare.byteOffset, BLOCK_BYTES);
+    return Buffer.allocUnsafeSlow(BLOCK_BYTES);
   }
 
   /** Raw bytes at the current position; the tables go this way after flush(). */
@@ -151,6 +161,11 @@ export class DataWriter {
     this.#outgoing.push(bytes);
     this.#outgoingBytes += bytes.length;
     if (this.#outgoingBytes >= WRITE_BYTES) await this.#send();
+  }
+
+  /** After a failure: no block is being compressed any more. */
+  async settle(): Promise<void> {
+    await Promise.allSettled(this.#pending.splice(0).map(({ packed }) => packed));
   }
 
   /** Everything put so far is in the file and every layout is complete. */

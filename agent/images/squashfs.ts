@@ -15,7 +15,10 @@ import { XattrTable } from "./squashfs-xattr.ts";
 import type { Directory, Inode, Leaf } from "./tree.ts";
 
 /** Part of the cache key: raise it when the same layers would give other bytes. */
-export const WRITER_VERSION = "squashfs-1 zstd-1 128K";
+export const WRITER_VERSION = "squashfs-2 zstd-1 128K";
+
+/** Where the data of each file of the tree went. */
+export type Layouts = { get(leaf: Leaf): FileLayout | undefined };
 
 const SUPERBLOCK_BYTES = 96;
 const NONE_32 = 0xffff_ffff;
@@ -30,7 +33,7 @@ export async function finishSquashfs(
   file: FileHandle,
   data: DataWriter,
   root: Directory,
-  layouts: ReadonlyMap<Leaf, FileLayout>,
+  layouts: Layouts,
 ): Promise<number> {
   await data.flush();
   const tables = new Tables(layouts);
@@ -92,12 +95,12 @@ class Tables {
   readonly inodes = new MetadataStream();
   readonly directories = new MetadataStream();
   readonly xattrs = new XattrTable();
-  readonly #layouts: ReadonlyMap<Leaf, FileLayout>;
+  readonly #layouts: Layouts;
   readonly #ids = new Map<number, number>();
   readonly #numbers = new Map<Inode, number>();
   readonly #links = new Map<Inode, number>();
   readonly #places = new Map<Inode, Place>();
-  constructor(layouts: ReadonlyMap<Leaf, FileLayout>) {
+  constructor(layouts: Layouts) {
     this.#layouts = layouts;
   }
 

@@ -7,6 +7,8 @@ import { LvError } from "../../proto/errors.ts";
 
 export const BLOCK = 512;
 
+const ZERO_BLOCK = Buffer.alloc(BLOCK);
+
 export type Header = {
   name: string;
   linkName: string;
@@ -59,6 +61,8 @@ export function parseNumber(block: Uint8Array, at: number, length: number, what:
     if (!Number.isSafeInteger(number)) throw new TarError(`tar ${what} does not fit: ${value}`);
     return number;
   }
+  const plain = plainOctal(block, at, at + length);
+  if (plain >= 0) return plain;
   const text = cString(block, at, length).trim();
   if (text === "") return 0;
   if (!/^-?[0-7]+$/.test(text))
@@ -66,8 +70,19 @@ export function parseNumber(block: Uint8Array, at: number, length: number, what:
   return Number.parseInt(text, 8);
 }
 
+/** Digits up to a NUL or the end, as nearly every header has it; -1 = look closer. */
+function plainOctal(block: Uint8Array, at: number, end: number): number {
+  let value = 0;
+  for (let i = at; i < end; i += 1) {
+    const byte = block[i] ?? 0;
+    if (byte >= 0x30 && byte <= 0x37) value = value * 8 + (byte - 0x30);
+    else return byte === 0 && i > at ? value : -1;
+  }
+  return value;
+}
+
 export function isZeroBlock(block: Uint8Array): boolean {
-  return block.every((byte) => byte === 0);
+  return ZERO_BLOCK.equals(block);
 }
 
 /** Throws TarError for a wrong checksum or number. */

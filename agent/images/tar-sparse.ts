@@ -83,7 +83,8 @@ function checkPieces(count: number): void {
 export function sparseMap0(records: [string, string][]): Piece[] {
   const numbers: number[] = [];
   for (const [key, value] of records) {
-    if (key === "GNU.sparse.map") numbers.push(...value.split(",").map(decimal));
+    // No spread: a hostile map has more numbers than a call may have arguments.
+    if (key === "GNU.sparse.map") for (const text of value.split(",")) numbers.push(decimal(text));
     if (key === "GNU.sparse.offset" || key === "GNU.sparse.numbytes") numbers.push(decimal(value));
   }
   return pairs(numbers);

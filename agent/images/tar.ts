@@ -61,7 +61,11 @@ const XATTR = "SCHILY.xattr.";
 
 type Pax = Map<string, string>;
 
-/** Entries in the archive's order. Throws IMAGE_CORRUPT, IMAGE_UNSUPPORTED or IMAGE_TOO_LARGE. */
+/**
+ * Entries in the archive's order. While an entry is out, the reader stands at its data, which
+ * the taker may read through; what it leaves is skipped. Throws IMAGE_CORRUPT, IMAGE_UNSUPPORTED
+ * or IMAGE_TOO_LARGE.
+ */
 export async function* walkTar(reader: ByteReader): AsyncGenerator<TarEntry> {
   const global: Pax = new Map();
   let local: [string, string][] = [];
@@ -87,7 +91,9 @@ export async function* walkTar(reader: ByteReader): AsyncGenerator<TarEntry> {
     } else {
       if (longName !== null) header.name = longName;
       if (longLink !== null) header.linkName = longLink;
-      yield await readEntry(reader, header, block, global, local);
+      const { entry, end } = await readEntry(reader, header, block, global, local);
+      yield entry;
+      if (!(await reader.skip(end - reader.position))) throw cut(entry.name);
       local = [];
       longName = null;
       longLink = null;
@@ -120,15 +126,14 @@ async function readEntry(
   block: Uint8Array,
   global: Pax,
   localRecords: [string, string][],
-): Promise<TarEntry> {
+): Promise<{ entry: TarEntry; end: number }> {
   const local: Pax = new Map(localRecords);
   const oldSparse = header.type === "S" ? oldSparseStart(block) : null;
   const entry = describe(header, global, local);
   if (entry.kind !== "file") {
     // Only files carry data; a size on a link is a habit of old tars (as Go's reader holds it).
     const skipped = entry.kind === "hardlink" || entry.kind === "symlink" ? 0 : header.size;
-    if (!(await reader.skip(skipped === 0 ? 0 : skipped + padding(skipped)))) throw cut(entry.name);
-    return entry;
+    return { entry, end: reader.position + (skipped === 0 ? 0 : skipped + padding(skipped)) };
   }
   const stored = sizeOf(header, local);
   const dataStart = reader.position;
@@ -149,8 +154,7 @@ async function readEntry(
   // GNU's old map blocks come before the data and are not counted in its size.
   const mapBytes = oldSparse === null ? reader.position - dataStart : 0;
   entry.segments = placePieces(map, reader.position, stored - mapBytes, entry);
-  if (!(await reader.skip(stored - mapBytes + padding(stored)))) throw cut(entry.name);
-  return entry;
+  return { entry, end: reader.position + stored - mapBytes + padding(stored) };
 }
 
 function cut(name: string): TarError {

@@ -28,11 +28,15 @@ export type Leaf = Attributes &
     | { kind: "fifo" }
   );
 
+export type FileLeaf = Extract<Leaf, { kind: "file" }>;
+
 export type Directory = Attributes & {
   kind: "directory";
   entries: Map<string, Entry>;
   touched: number;
   described: number;
+  /** The last layer that hid everything older in here; doing it again would only cost time. */
+  cleared: number;
 };
 
 export type Inode = Leaf | Directory;
@@ -48,6 +52,7 @@ export function impliedDirectory(layer: number): Directory {
     entries: new Map(),
     touched: layer,
     described: layer,
+    cleared: layer,
   };
 }
 
@@ -193,6 +198,8 @@ function hideEntry(parent: Directory, name: string, layer: number): void {
 }
 
 function hideLower(directory: Directory, layer: number): void {
+  if (directory.cleared === layer) return;
+  directory.cleared = layer;
   for (const name of directory.entries.keys()) hideEntry(directory, name, layer);
 }
 

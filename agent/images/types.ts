@@ -29,7 +29,7 @@ export type ImagePhase = "resolving" | "pulling" | "converting" | "ready";
 
 export type ImageProgress = {
   phase: ImagePhase;
-  /** pulling: compressed bytes here so far; converting: uncompressed bytes written so far. */
+  /** Of the compressed layers: bytes here so far; converting: bytes worked through so far. */
   bytesDone: number;
   /** 0 while it is not known. */
   bytesTotal: number;
@@ -74,4 +74,6 @@ export type RegistryConfig = {
   insecure: string[];
   /** Basic credentials by registry host as the reference names it. */
   credentials?: Record<string, { username: string; password: string }>;
+  /** How long a registry may keep silent; LIMITS when left out. */
+  timeouts?: { answerMs: number; idleMs: number; resolveMs: number };
 };

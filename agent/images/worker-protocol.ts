@@ -5,6 +5,9 @@ import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
 export type ToWorker =
   | { type: "open"; dir: string; config: RegistryConfig }
   | { type: "ensure"; job: number; reference: string }
+  /** Manifests that machines need; sent before what may remove images. */
+  | { type: "roots"; digests: string[] }
+  | { type: "collect" }
   | { type: "close" };
 
 export type FromWorker =

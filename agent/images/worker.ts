@@ -26,6 +26,12 @@ self.onmessage = ({ data }: MessageEvent<ToWorker>): void => {
     case "ensure":
       void run(data.job, data.reference);
       return;
+    case "roots":
+      builder?.setRoots(data.digests);
+      return;
+    case "collect":
+      void collect();
+      return;
     case "close":
       void (builder?.close() ?? Promise.resolve()).finally(() => post({ type: "closed" }));
       return;
@@ -46,6 +52,20 @@ async function run(job: number, reference: string): Promise<void> {
     const { reason, message, cause } = LvError.from(thrown);
     const detail = cause instanceof Error ? (cause.stack ?? cause.message) : "";
     post({ type: "failed", job, reason, message, detail });
+  }
+}
+
+/** Never rejects: nobody waits for room that is not asked for yet. */
+async function collect(): Promise<void> {
+  try {
+    await builder?.collect();
+  } catch (thrown) {
+    const cause = thrown instanceof Error ? thrown.message : String(thrown);
+    post({
+      type: "note",
+      message: "the image cache could not be looked through",
+      fields: { cause },
+    });
   }
 }
 

@@ -4,6 +4,7 @@ import { benchBootInLab } from "./boot-lab.ts";
 import { benchCreate, CREATE_USAGE } from "./create.ts";
 import { benchHub, HUB_USAGE } from "./hub.ts";
 import { benchPlace, PLACE_USAGE } from "./place.ts";
+import { benchImages, IMAGE_USAGE, parseImageOptions } from "./image.ts";
 import { type Figure, printFigures } from "./report.ts";
 
 type Say = (line: string) => void;
@@ -14,6 +15,7 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   create: { usage: CREATE_USAGE, run: benchCreate },
   hub: { usage: HUB_USAGE, run: benchHub },
   place: { usage: PLACE_USAGE, run: benchPlace },
+  image: { usage: IMAGE_USAGE, run: (args, say) => benchImages(parseImageOptions(args), say) },
 };
 
 const LAB_ROUNDS = 5;

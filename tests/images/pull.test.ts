@@ -183,29 +183,52 @@ describe("a failed pull", () => {
     expect(filesBelow(dir).filter((path) => /\.part$|\.tmp-/.test(path))).toEqual([]);
   });
 
-  test("for want of room is DISK_FULL, leaves no image and gives the room back", async () => {
-    const reference = await pushImage(registry.host, "debian-python");
-    const { store, dir } = newStore("full");
+  /** An agent's directory of its own size. */
+  async function onSmallDisk(
+    mebibytes: number,
+    pull: (dir: string, store: ImageStore) => Promise<void>,
+  ): Promise<void> {
+    const { dir } = newStore(`full-${mebibytes}`);
     await mkdir(dir);
-    // Room for the layers, not for the image; then not even for the layers.
-    for (const [mebibytes, parts] of [
-      [80, 6],
-      [20, 5],
-    ] as const) {
-      await runTool(["mount", "-t", "tmpfs", "-o", `size=${mebibytes}m`, "lev-full", dir]);
-      try {
-        const full = newStore("full").store;
-        const error: unknown = await full.ensure(reference).catch((e: unknown) => e);
-        expect(error).toMatchObject({ reason: "DISK_FULL", retryable: true });
-        expect(filesBelow(join(dir, "images"))).toEqual([]);
-        expect(filesBelow(dir).filter((path) => /\.part$|\.tmp-/.test(path))).toEqual([]);
-        expect(filesBelow(join(dir, "blobs/sha256")).length).toBeLessThanOrEqual(parts);
-        await full.close();
-      } finally {
-        await runTool(["umount", dir]);
-      }
+    await runTool(["mount", "-t", "tmpfs", "-o", `size=${mebibytes}m`, "lev-full", dir]);
+    try {
+      const { store } = newStore(`full-${mebibytes}`);
+      await pull(dir, store);
+      await store.close();
+    } finally {
+      await runTool(["umount", dir]);
     }
-    expect((await store.ensure(reference)).sizeBytes).toBeGreaterThan(1 << 20);
+  }
+
+  test("that would fill the disk is refused before a layer is fetched, with the sizes", async () => {
+    const reference = await pushImage(registry.host, "debian-python");
+    await onSmallDisk(40, async (dir, store) => {
+      const before = (await Bun.file(registry.logPath).text()).length;
+      const error: unknown = await store.ensure(reference).catch((e: unknown) => e);
+      expect(error).toMatchObject({ reason: "DISK_FULL", retryable: true });
+      expect(String(error)).toMatch(/needs about \d+ MiB .*\d+ MiB are free/);
+      expect((await Bun.file(registry.logPath).text()).slice(before)).not.toContain("/blobs/");
+      expect(filesBelow(join(dir, "images"))).toEqual([]);
+    });
+  });
+
+  test("for want of room in the middle is DISK_FULL, leaves no image and gives the room back", async () => {
+    const reference = await pushImage(registry.host, "debian-python");
+    await onSmallDisk(140, async (dir, store) => {
+      // Somebody else takes the room when the pull has begun.
+      const fills: Promise<unknown>[] = [];
+      const onProgress = ({ phase }: ImageProgress): void => {
+        if (phase === "resolving" || fills.length > 0) return;
+        fills.push(runTool(["sh", "-c", 'cat /dev/zero > "$0/other" || true', dir]));
+      };
+      const error: unknown = await store.ensure(reference, { onProgress }).catch((e: unknown) => e);
+      await Promise.all(fills);
+      expect(error).toMatchObject({ reason: "DISK_FULL", retryable: true });
+      expect(filesBelow(join(dir, "images"))).toEqual([]);
+      expect(filesBelow(dir).filter((path) => /\.part$|\.tmp-/.test(path))).toEqual([]);
+      await rm(join(dir, "other"));
+      expect((await store.ensure(reference)).sizeBytes).toBeGreaterThan(1 << 20);
+    });
   });
 
   test("of a registry that is not there is REGISTRY_UNAVAILABLE and may be tried again", async () => {

@@ -4,14 +4,10 @@ import { mkdtempSync } from "node:fs";
 import { mkdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ByteReader } from "../../agent/images/byte-reader.ts";
-import { emitSquashfs } from "../../agent/images/emit.ts";
-import { Flattener } from "../../agent/images/flatten.ts";
-import { readLayer } from "../../agent/images/layer.ts";
-import { walkTar } from "../../agent/images/tar.ts";
 import type { TarItem } from "../../agent/images/tar-writer.ts";
 import { makeTar } from "../kit/images/layers.ts";
 import { squashfsMountProblem, withMounted } from "../kit/images/mount.ts";
+import { writeImage } from "../kit/images/write.ts";
 import { runTool } from "../kit/images/run.ts";
 import { compareTrees, describeTree } from "../kit/tree.ts";
 
@@ -33,14 +29,7 @@ async function build(name: string, items: Item[]): Promise<{ tar: string; squash
   const tar = join(scratch, `${name}.tar`);
   const squashfs = join(scratch, `${name}.squashfs`);
   await Bun.write(tar, makeTar([ROOT, ...items]));
-  const flattener = new Flattener();
-  flattener.nextLayer();
-  const reader = new ByteReader(readLayer(tar, "sha256:test"));
-  for await (const entry of walkTar(reader)) flattener.add(entry);
-  await emitSquashfs(squashfs, flattener.tree.root, [{ path: tar, digest: "sha256:test" }], {
-    signal: new AbortController().signal,
-    onBytes: () => {},
-  });
+  await writeImage(squashfs, [tar]);
   return { tar, squashfs };
 }
 
@@ -95,6 +84,27 @@ function noise(length: number, seed: number): string {
 }
 
 describe("a squashfs of our writer", () => {
+  test("what upper layers remove takes no room when it is much, and the rest is whole", async () => {
+    const tars: string[] = [];
+    const keep = file("keep", noise(300_000, 5));
+    const lower = [ROOT, file("gone", noise(20 << 20, 1)), keep, file("small", "s")];
+    const upper = [file(".wh.gone", ""), file("new", noise(200_000, 9))];
+    for (const [index, items] of [lower, upper].entries()) {
+      tars.push(join(scratch, `dead-${index}.tar`));
+      await Bun.write(tars[index] ?? "", makeTar(items));
+    }
+    const squashfs = join(scratch, "dead.squashfs");
+    const { sizeBytes } = await writeImage(squashfs, tars);
+    expect(sizeBytes).toBeLessThan(1 << 20);
+    const cat = await runTool(["unsquashfs", "-no-progress", "-lln", squashfs]);
+    expect(cat.match(/300000 .*keep$/m)).not.toBeNull();
+    const ours = join(scratch, "dead-ours");
+    await runTool(["unsquashfs", "-no-progress", "-quiet", "-d", ours, squashfs]);
+    expect(await Bun.file(join(ours, "keep")).bytes()).toEqual(
+      new Uint8Array(Buffer.from(keep.data ?? "", "latin1")),
+    );
+  });
+
   test("an image with nothing but its root", async () => {
     await expectSameAsTar("empty", []);
   });

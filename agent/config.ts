@@ -25,6 +25,10 @@ export type AgentConfig = {
   /** Appended to every machine's kernel command line. */
   kernelArgs: string;
   kvmKind: "direct" | "lab";
+  /** Machines in jails; off = as the agent's own user, for trials without root. */
+  jail: boolean;
+  /** First of 65,536 user numbers for machines that nobody else uses. */
+  uidBase: number;
   /** As written; the image pipeline parses them. */
   registryMirrors: string;
   registryInsecure: string;
@@ -36,6 +40,9 @@ export type Environment = Record<string, string | undefined>;
 const MIB = 2 ** 20;
 /** A socket's path has 107 bytes: "/machines/<machine id>/vsock.sock_1024" needs 50. */
 const DIR_MAX_BYTES = 57;
+/** Above what systemd, subuid ranges and directory services hand out. */
+const UID_BASE = 1_900_000_000;
+const UID_BASE_MAX = 2 ** 32 - 2 - 65_536;
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 
 function invalid(name: string, value: string, wanted: string): LvError {
@@ -114,6 +121,11 @@ export function loadAgentConfig(env: Environment): AgentConfig {
   const kvmKind = text(env, "LEVERET_KVM_KIND", "direct");
   if (kvmKind !== "direct" && kvmKind !== "lab")
     throw invalid("LEVERET_KVM_KIND", kvmKind, '"direct" or "lab"');
+  const jail = text(env, "LEVERET_JAIL", "on");
+  if (jail !== "on" && jail !== "off") throw invalid("LEVERET_JAIL", jail, '"on" or "off"');
+  const uidBase = integer(env, "LEVERET_UID_BASE", () => UID_BASE);
+  if (uidBase > UID_BASE_MAX)
+    throw invalid("LEVERET_UID_BASE", `${uidBase}`, `at most ${UID_BASE_MAX}`);
   const logLevel = text(env, "LEVERET_LOG_LEVEL", "info");
   if (!LOG_LEVELS.includes(logLevel))
     throw invalid("LEVERET_LOG_LEVEL", logLevel, LOG_LEVELS.join(", "));
@@ -134,6 +146,8 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     kernelDirs,
     kernelArgs: text(env, "LEVERET_KERNEL_ARGS", ""),
     kvmKind,
+    jail: jail === "on",
+    uidBase,
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
     registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
     logLevel,

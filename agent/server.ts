@@ -15,6 +15,8 @@ import type { AgentContext } from "./context.ts";
 import { ImageStore } from "./images/builder.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
+import { Cgroups } from "./runtime/cgroup.ts";
+import { checkJail, Jail } from "./runtime/jail.ts";
 import { findKernelPackage } from "./kernel/package.ts";
 import { runLink } from "./link/client.ts";
 import type { Driver } from "./runtime/driver.ts";
@@ -58,7 +60,7 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   const journal = cleanup.use(new Journal(join(config.dir, "journal.sqlite")));
   const images = overrides.images ?? makeImages(config, clock, log);
   cleanup.defer(() => images.close());
-  const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });
+  const driver = overrides.driver ?? makeDriver(config, machinesDir, clock, log);
   const kernels =
     overrides.kernels ?? new HostKernels(config, () => findKernelPackage(config.cacheDir));
   const { capacity } = config;
@@ -79,6 +81,16 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   log.info({ hostId, dir: config.dir, addr: config.controlPlaneAddr }, "agent is up");
   const owned = cleanup.move();
   return { hostId, fleet, finished, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): Driver {
+  if (!config.jail) {
+    log.warn("LEVERET_JAIL=off: machines run as the agent's own user and see what it sees");
+    return new KvmDriver({ dir, clock, log });
+  }
+  checkJail();
+  const jail = new Jail({ dir, uidBase: config.uidBase, cgroups: Cgroups.open(log) });
+  return new KvmDriver({ dir, clock, log, jail });
 }
 
 function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {

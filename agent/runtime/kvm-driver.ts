@@ -15,7 +15,8 @@ import { VMM_FILES } from "../../proto/vmm.ts";
 import type { Driver, Found, MachineRun, RunRequest } from "./driver.ts";
 import type { Hook, HookContext } from "./hooks/hook.ts";
 import { rootfsHook } from "./hooks/rootfs.ts";
-import { directoryHook, vmmHook } from "./hooks/vmm.ts";
+import { directoryHook, jailHook, type Launch, plainLaunch, vmmHook } from "./hooks/vmm.ts";
+import { type Jail, JAILED_ENTRY } from "./jail.ts";
 import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
 import { VmmProcess } from "./supervise.ts";
 import { readStatus, removeRunFiles } from "./vmm-files.ts";
@@ -35,6 +36,8 @@ export type KvmDriverOptions = {
   /** Checked before each start; null = not at all (tests with another VMM). */
   kvmDevice?: string | null;
   hooks?: Hook[];
+  /** Null = the VMM runs as what the agent is, with all it can see. */
+  jail?: Jail | null;
 };
 
 /** The VMM of this source tree, under the Bun that runs the agent. */
@@ -42,17 +45,27 @@ export function vmmCommand(): string[] {
   return [process.execPath, join(dirname(import.meta.dir), "vmm", "main.ts")];
 }
 
+function hooksFor(command: string[], { jail = null, clock }: KvmDriverOptions): Hook[] {
+  if (jail === null) return [directoryHook, rootfsHook, vmmHook(plainLaunch(command), clock)];
+  const jailed: Launch = {
+    argv: ({ request, dir, uid }) => jail.command(request, dir, uid ?? jail.claim(dir)),
+    forks: true,
+  };
+  return [directoryHook, rootfsHook, jailHook(jail), vmmHook(jailed, clock)];
+}
+
 export class KvmDriver implements Driver {
   readonly #options: KvmDriverOptions;
   readonly #hooks: Hook[];
-  readonly #entryName: string;
+  readonly #entryNames: readonly string[];
   readonly #runs = new Map<string, VmmProcess>();
 
   constructor(options: KvmDriverOptions) {
     const command = options.command ?? vmmCommand();
     this.#options = options;
-    this.#entryName = basename(command.at(-1) ?? "");
-    this.#hooks = options.hooks ?? [directoryHook, rootfsHook, vmmHook(command, options.clock)];
+    // With and without a jail: an agent adopts what it started before it was configured anew.
+    this.#entryNames = [basename(command.at(-1) ?? ""), basename(JAILED_ENTRY)];
+    this.#hooks = options.hooks ?? hooksFor(command, options);
   }
 
   async start(request: RunRequest, signal: AbortSignal): Promise<MachineRun> {
@@ -63,6 +76,7 @@ export class KvmDriver implements Driver {
       signal,
       madeDirectory: false,
       madeScratch: false,
+      uid: null,
       run: null,
     };
     const begun: Hook[] = [];
@@ -98,6 +112,7 @@ export class KvmDriver implements Driver {
     await this.#runs.get(machineId)?.kill();
     // Also one that this agent never knew.
     for (const name of this.#vmmsByMachine().get(machineId) ?? []) await this.#killNow(name);
+    this.#options.jail?.leave(machineId);
     await rm(this.#dirOf(machineId), { recursive: true, force: true, maxRetries: 3 });
   }
 
@@ -136,6 +151,7 @@ export class KvmDriver implements Driver {
       this.#runs.delete(machineId);
       // At once, not later: the next start makes files of the same names.
       removeRunFiles(dir);
+      this.#options.jail?.leave(machineId);
     });
   }
 
@@ -157,7 +173,7 @@ export class KvmDriver implements Driver {
       const last = argv.at(-1) ?? "";
       if (pid === process.pid || !last.startsWith(prefix)) continue;
       // Not somebody's `ls` of the directory.
-      if (basename(argv.at(-2) ?? "") !== this.#entryName) continue;
+      if (!this.#entryNames.includes(basename(argv.at(-2) ?? ""))) continue;
       const machineId = last.slice(prefix.length);
       const startTime = startTimeOf(pid);
       if (!MachineId.is(machineId) || startTime === null) continue;

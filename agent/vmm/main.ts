@@ -21,7 +21,7 @@ import {
 import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
 import { runMachine } from "./process.ts";
 import { parseSpec } from "./spec.ts";
-import { processStartTime, writeStatus } from "./status.ts";
+import { hostPid, processStartTime, writeStatus } from "./status.ts";
 
 function printLine(line: string): void {
   try {
@@ -47,7 +47,7 @@ function writeFailure(error: VmmError, specText: string): void {
   const status: VmmStatus = {
     machineId: typeof raw.machineId === "string" ? raw.machineId : basename(process.cwd()),
     incarnation: typeof raw.incarnation === "number" ? raw.incarnation : 0,
-    pid: process.pid,
+    pid: hostPid(),
     pidStartTime: processStartTime(),
     phase: "ended",
     endedAtMs: Date.now(),

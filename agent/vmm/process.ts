@@ -14,7 +14,7 @@ import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel
 import { buildMachine, type Machine } from "./machine.ts";
 import { OutputSink } from "./output-sink.ts";
 import { Run, type RunState } from "./run.ts";
-import { processStartTime, writeStatus } from "./status.ts";
+import { hostPid, processStartTime, writeStatus } from "./status.ts";
 
 /** For clients that are slow to read the last push. */
 const LAST_PUSH_TIMEOUT_MS = 500;
@@ -78,7 +78,7 @@ class MachineProcess {
 
   get #status(): VmmStatus {
     const { machineId, incarnation } = this.#spec;
-    const pid = process.pid;
+    const pid = hostPid();
     return { machineId, incarnation, pid, pidStartTime: this.#pidStartTime, ...this.#state };
   }
 
@@ -183,7 +183,7 @@ function notYet(): { reason: Reason; message: string } {
 
 function loadShim(): ReturnType<typeof openShim> {
   try {
-    return openShim();
+    return openShim(process.env["LEVERET_SHIM"]);
   } catch (error) {
     throw new VmmError("TOOL_MISSING", VMM_EXIT.vmmFault, errorText(error), error);
   }

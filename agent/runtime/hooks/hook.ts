@@ -14,6 +14,8 @@ export type HookContext = {
   /** What this start made, so that `down` removes no more than that. */
   madeDirectory: boolean;
   madeScratch: boolean;
+  /** The machine's own user and group; null = it runs as the agent's. */
+  uid: number | null;
   run: VmmProcess | null;
 };
 

@@ -1,13 +1,27 @@
 /** The machine's directory, and the VMM process in it. */
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, open, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../../lib/clock.ts";
 import { LIMITS } from "../../../lib/limits.ts";
 import { VMM_FILES, type VmmSpec } from "../../../proto/vmm.ts";
 import type { RunRequest } from "../driver.ts";
+import type { Jail } from "../jail.ts";
 import { spawnVmm, VmmProcess } from "../supervise.ts";
 import { removeRunFiles } from "../vmm-files.ts";
-import type { Hook } from "./hook.ts";
+import type { Hook, HookContext } from "./hook.ts";
+
+/** How a VMM process comes to be; the last two arguments are its entry and its directory. */
+export type Launch = {
+  argv(context: HookContext): Promise<string[]>;
+  /** It forks the VMM off, prints its pid and ends. */
+  forks: boolean;
+};
+
+/** The VMM as a child of ours, with all we can see. */
+export const plainLaunch = (command: string[]): Launch => ({
+  argv: ({ dir }) => Promise.resolve([...command, dir]),
+  forks: false,
+});
 
 export const directoryHook: Hook = {
   name: "directory",
@@ -42,8 +56,20 @@ export function specFor(request: RunRequest, dir: string): VmmSpec {
   };
 }
 
-/** command: what is run with the machine's directory as its last argument. */
-export function vmmHook(command: string[], clock: Clock): Hook {
+/** The machine's own user gets what was made so far; after the hooks that make files. */
+export function jailHook(jail: Jail): Hook {
+  return {
+    name: "jail",
+    async up(context) {
+      context.uid = jail.claim(context.dir);
+    },
+    async down(context) {
+      jail.leave(context.request.machineId);
+    },
+  };
+}
+
+export function vmmHook(launch: Launch, clock: Clock): Hook {
   return {
     name: "vmm",
     async up(context) {
@@ -51,12 +77,16 @@ export function vmmHook(command: string[], clock: Clock): Hook {
       removeRunFiles(dir);
       // The last word of an earlier run must not pass for this one's.
       await rm(join(dir, VMM_FILES.status), { force: true });
-      await writeFile(join(dir, VMM_FILES.spec), JSON.stringify(specFor(request, dir)), {
-        mode: 0o600,
-      });
+      const spec = await open(join(dir, VMM_FILES.spec), "wx", 0o600);
+      try {
+        await spec.writeFile(JSON.stringify(specFor(request, dir)));
+        if (context.uid !== null) await spec.chown(context.uid, context.uid);
+      } finally {
+        await spec.close();
+      }
       context.signal.throwIfAborted();
       const { machineId, incarnation } = request;
-      const name = spawnVmm(command, dir);
+      const name = await spawnVmm(await launch.argv(context), dir, launch.forks);
       context.run = new VmmProcess({ dir, machineId, incarnation, name, clock });
     },
     async down(context) {

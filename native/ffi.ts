@@ -37,6 +37,7 @@ const SYMBOLS = {
   lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_vm_confine: { args: ["ptr"], returns: "i32" },
   lv_vm_start: { args: ["ptr"], returns: "i32" },
   lv_vm_stop: { args: ["ptr"], returns: "i32" },
   lv_vm_event_fd: { args: ["ptr"], returns: "i32" },
@@ -377,6 +378,14 @@ export class Vm {
     setU64(view, at.guestCid, config.guestCid);
     setText(view, at.path, abi.VSOCK_PATH_BYTES, 1, config.path);
     return check("lv_vsock_add", this.#shim.lv_vsock_add(this.#vm, asBytes(view)));
+  }
+
+  /**
+   * For good and for the whole process: no new programs, mounts, sockets but unix ones;
+   * the VM's own threads keep next to nothing. Before `start`.
+   */
+  confine(): void {
+    check("lv_vm_confine", this.#shim.lv_vm_confine(this.#vm));
   }
 
   start(): void {

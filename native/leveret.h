@@ -146,6 +146,12 @@ struct lv_vsock_config {
 };
 int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
 
+/* Gives up, for the whole process and for good, the system calls that no VMM
+ * needs once its machine is built (TSYNC), and has the machine's threads give
+ * up more (seccomp.c). A forbidden call ends the process with status 71 and a
+ * line of JSON on standard error. Before lv_vm_start. */
+int lv_vm_confine(struct lv_vm *vm);
+
 /* Starts the I/O thread and the vCPU threads. Once only. */
 int lv_vm_start(struct lv_vm *vm);
 /* Kicks the vCPUs out of the guest, stops and joins all threads. Idempotent. */

@@ -118,6 +118,7 @@ class MachineProcess {
     });
     this.#run = run;
     this.#channel = listenForGuest(`${VMM_FILES.vsock}_${GUEST_PORT}`, run);
+    vm.confine();
     vm.start();
     void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));
     await end;

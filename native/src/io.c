@@ -86,7 +86,15 @@ static void *run(void *arg)
 	struct lv_io *io = arg;
 	struct epoll_event ready[BATCH];
 	uint64_t ticked_ns = lv_now_ns();
+	int error = io->confined ? lv_confine_thread(false) : 0;
 
+	if (error < 0) {
+		struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,
+					 .error = -error};
+
+		lv_events_post(io->events, &event);
+		return NULL;
+	}
 	for (;;) {
 		int timeout = timeout_ms(io);
 		int count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);

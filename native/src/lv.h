@@ -259,6 +259,7 @@ void lv_serial_flush(struct lv_serial *serial);
 struct lv_io {
 	pthread_t thread;
 	bool running;
+	bool confined; /* threads of the vm give up what they do not need */
 	int epoll_fd;
 	int stop_fd;
 	uint32_t count;
@@ -275,6 +276,8 @@ void lv_io_stop(struct lv_io *io);
 
 /* pthread_create with every asynchronous signal blocked in the new thread. */
 int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
+/* The calling thread keeps the system calls of its kind (seccomp.c). */
+int lv_confine_thread(bool vcpu);
 
 /* ---- the machine (vm.c, vcpu.c, board.c) ---- */
 

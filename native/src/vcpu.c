@@ -185,6 +185,7 @@ static void *run(void *arg)
 	struct lv_vcpu *vcpu = arg;
 	struct lv_vm *vm = vcpu->vm;
 	sigset_t kick;
+	int error;
 
 	(void)sigemptyset(&kick);
 	(void)sigaddset(&kick, KICK_SIGNAL);
@@ -194,6 +195,9 @@ static void *run(void *arg)
 		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
 	(void)pthread_mutex_unlock(&vm->gate_lock);
 
+	error = vm->io.confined ? lv_confine_thread(true) : 0;
+	if (error < 0)
+		fail(vcpu, 0, 0, -error);
 	while (!atomic_load(&vm->stopping)) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			handle_exit(vcpu);

@@ -35,6 +35,7 @@ const SYMBOLS = {
   lv_power_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_debug_add: { args: ["ptr", "u16"], returns: "i32" },
   lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_net_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vm_confine: { args: ["ptr"], returns: "i32" },
@@ -128,6 +129,25 @@ export type BlkConfig = {
   /** GET_ID: at most 20 bytes of ASCII. */
   id: string;
 };
+/** Token buckets; a rate of 0 (or none given) is no limit, a burst of 0 a second's worth. */
+export type Limit = {
+  bytesRate?: number;
+  bytesBurst?: number;
+  opsRate?: number;
+  opsBurst?: number;
+};
+export type NetConfig = {
+  base: number;
+  gsi: number;
+  /** A TAP interface's name or the path of a user-mode stack's socket. */
+  kind: "tap" | "socket";
+  name: string;
+  mac: Uint8Array;
+  mtu: number;
+  /** Into the guest. */
+  rx: Limit;
+  tx: Limit;
+};
 export type RngConfig = { base: number; gsi: number };
 /** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
 export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
@@ -165,6 +185,8 @@ export type DeviceStats = {
   malformed: number;
   dropped: number;
   errors: number;
+  /** Times that a rate limit made it wait. */
+  throttled: number;
 };
 
 const EVENT_KINDS: ReadonlyMap<number, VmEventKind> = new Map<number, VmEventKind>([
@@ -210,6 +232,14 @@ function setText(
     throw new RangeError(`"${text}" must be at most ${capacity - reserve} bytes without a NUL`);
   }
   asBytes(view).set(encoded, offset);
+}
+
+function setLimit(view: DataView, offset: number, limit: Limit): void {
+  const at = abi.LIMIT;
+  setU64(view, offset + at.bytesRate, limit.bytesRate ?? 0);
+  setU64(view, offset + at.bytesBurst, limit.bytesBurst ?? 0);
+  setU64(view, offset + at.opsRate, limit.opsRate ?? 0);
+  setU64(view, offset + at.opsBurst, limit.opsBurst ?? 0);
 }
 
 function readRegions(shim: Shim, handle: Pointer): Region[] {
@@ -362,6 +392,21 @@ export class Vm {
     return check("lv_blk_add", this.#shim.lv_blk_add(this.#vm, asBytes(view)));
   }
 
+  addNet(config: NetConfig): number {
+    const at = abi.NET_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    view.setInt32(at.fd, -1, true);
+    view.setUint32(at.flags, config.kind === "tap" ? abi.NET_TAP : 0, true);
+    setLimit(view, at.rx, config.rx);
+    setLimit(view, at.tx, config.tx);
+    asBytes(view).set(config.mac.subarray(0, 6), at.mac);
+    view.setUint16(at.mtu, config.mtu, true);
+    setText(view, at.name, abi.NET_NAME_BYTES, 1, config.name);
+    return check("lv_net_add", this.#shim.lv_net_add(this.#vm, asBytes(view)));
+  }
+
   addRng(config: RngConfig): number {
     const at = abi.RNG_CONFIG;
     const view = struct(at.bytes);
@@ -444,6 +489,7 @@ export class Vm {
       malformed: getU64(view, at.malformed),
       dropped: getU64(view, at.dropped),
       errors: getU64(view, at.errors),
+      throttled: getU64(view, at.throttled),
     };
   }
 

@@ -110,9 +110,15 @@ int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config);
  * value and the monotonic time. Test guests end with it. */
 int lv_debug_add(struct lv_vm *vm, uint16_t port);
 
+/* Token buckets: so much a second on average, `burst` at once. A rate of 0 is
+ * no limit, a burst of 0 a second's worth. */
+struct lv_limit {
+	uint64_t bytes_rate, bytes_burst, ops_rate, ops_burst;
+};
+
 /* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
- * RAM; gsi (< 24) an edge interrupt. Device ids: 2 blk, 4 rng, 19 vsock. Each
- * lv_*_add of one returns the device's index, 0 for the first. */
+ * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 4 rng, 19 vsock.
+ * Each lv_*_add of one returns the device's index, 0 for the first. */
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
@@ -125,6 +131,23 @@ struct lv_blk_config {
 };
 #define LV_BLK_READ_ONLY 1u
 int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config);
+
+/* A TAP interface, opened with its vnet header (offloads both ways), or the
+ * unix stream socket of a user-mode network stack, qemu's protocol: u32 length,
+ * big endian, then the frame; no offloads. */
+struct lv_net_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+	int32_t fd;		/* dup'ed; -1 = open `name` */
+	uint32_t flags;		/* LV_NET_* */
+	struct lv_limit rx, tx; /* rx = into the guest */
+	uint8_t mac[6];		/* frames from another address are dropped */
+	uint16_t mtu;		/* 68..65535 */
+	char name[104];		/* of the interface, or the socket's path */
+};
+#define LV_NET_TAP 1u /* else the socket */
+int lv_net_add(struct lv_vm *vm, const struct lv_net_config *config);
 
 struct lv_rng_config {
 	uint32_t size;
@@ -207,7 +230,7 @@ struct lv_vcpu_stats {
 int lv_vcpu_stats(struct lv_vm *vm, uint32_t vcpu, struct lv_vcpu_stats *out);
 struct lv_device_stats {
 	uint64_t notifies, interrupts, requests, bytes_in, bytes_out, malformed,
-	    dropped, errors;
+	    dropped, errors, throttled;
 };
 int lv_device_stats(struct lv_vm *vm, uint32_t device,
 		    struct lv_device_stats *out);

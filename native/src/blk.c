@@ -204,29 +204,16 @@ static uint32_t handle(struct blk *blk, const struct lv_chain *chain)
 	return (uint32_t)data_bytes + 1;
 }
 
-static void notify(struct lv_device *device, uint32_t queue)
+static int64_t serve(struct lv_device *device, uint32_t queue,
+		     const struct lv_chain *chain)
 {
-	struct blk *blk = (struct blk *)device;
-	struct lv_chain chain;
-	uint32_t budget = LV_DRAIN_BUDGET;
-
-	do {
-		while (budget > 0 && lv_device_pop(device, queue, &chain)) {
-			budget--;
-			LV_COUNT(device, requests, 1);
-			lv_queue_push(&device->queue[queue], chain.head,
-				      handle(blk, &chain));
-		}
-		if (budget == 0)
-			lv_eventfd_signal(device->kick_fd[queue]);
-	} while (budget > 0 && device->active &&
-		 lv_queue_rearm(&device->queue[queue]));
-	lv_device_signal(device, queue);
+	(void)queue;
+	return handle((struct blk *)device, chain);
 }
 
-static void reset(struct lv_device *device)
+static void notify(struct lv_device *device, uint32_t queue)
 {
-	(void)device; /* requests end before the lock is given back */
+	lv_device_drain(device, queue, serve);
 }
 
 static void destroy(struct lv_device *device)
@@ -240,9 +227,7 @@ static void destroy(struct lv_device *device)
 
 static const struct lv_device_ops blk_ops = {
     .id = 2,
-    .queues = 1,
     .notify = notify,
-    .reset = reset,
     .destroy = destroy,
 };
 
@@ -271,7 +256,7 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	space.capacity = blk->sectors;
 	memcpy(blk->device.config, &space, sizeof(space));
 	blk->device.config_bytes = sizeof(space);
-	error = lv_device_init(&blk->device, &blk_ops, mem, events,
+	error = lv_device_init(&blk->device, &blk_ops, 1, mem, events,
 			       F_SEG_MAX | F_BLK_SIZE | F_FLUSH |
 				   (read_only ? F_RO : 0));
 	if (error < 0)

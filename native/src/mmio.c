@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -67,13 +68,15 @@ static void set_status(struct lv_device *device, uint32_t status)
 }
 
 int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   uint64_t features)
+		   uint32_t queues, const struct lv_mem *mem,
+		   struct lv_events *events, uint64_t features)
 {
 	int error;
 	uint32_t open = 0;
 
 	device->ops = ops;
+	device->queues = queues;
+	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
 	device->features = features | LV_VIRTIO_F_VERSION_1 |
@@ -82,7 +85,7 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 	device->irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (device->irq_fd < 0)
 		return -errno;
-	for (; open < ops->queues; open++) {
+	for (; open < queues; open++) {
 		device->kick_fd[open] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (device->kick_fd[open] < 0) {
 			error = errno;
@@ -101,7 +104,7 @@ fail:
 
 void lv_device_fini(struct lv_device *device)
 {
-	for (uint32_t i = 0; i < device->ops->queues; i++)
+	for (uint32_t i = 0; i < device->queues; i++)
 		(void)close(device->kick_fd[i]);
 	(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
@@ -154,10 +157,51 @@ void lv_device_signal(struct lv_device *device, uint32_t queue)
 		interrupt(device, ISR_VRING);
 }
 
+void lv_device_drain(struct lv_device *device, uint32_t queue,
+		     int64_t (*serve)(struct lv_device *device, uint32_t queue,
+				      const struct lv_chain *chain))
+{
+	struct lv_queue *ring = &device->queue[queue];
+	uint32_t budget = LV_DRAIN_BUDGET;
+	struct lv_chain chain;
+	int64_t done = 0;
+
+	if (!device->active || !ring->ready)
+		return;
+	do {
+		while (budget > 0 && lv_device_pop(device, queue, &chain)) {
+			budget--;
+			done = serve(device, queue, &chain);
+			if (done == LV_LATER) {
+				lv_queue_undo(ring);
+				break;
+			}
+			LV_COUNT(device, requests, 1);
+			if (done >= 0)
+				lv_queue_push(ring, chain.head, (uint32_t)done);
+		}
+		if (budget == 0)
+			lv_eventfd_signal(device->kick_fd[queue]);
+	} while (done != LV_LATER && budget > 0 && device->active &&
+		 lv_queue_rearm(ring));
+	lv_device_signal(device, queue);
+}
+
+void lv_device_configure(struct lv_device *device, uint32_t offset,
+			 const void *value, uint32_t len)
+{
+	memcpy(device->config + offset, value, len);
+	atomic_fetch_add(&device->generation, 1);
+	if (device->active)
+		interrupt(device, ISR_CONFIG);
+}
+
 static void reset(struct lv_device *device)
 {
 	device->active = false;
-	device->ops->reset(device);
+	device->wake_ns = 0;
+	if (device->ops->reset != NULL)
+		device->ops->reset(device);
 	memset(device->queue, 0, sizeof(device->queue));
 	device->device_features_sel = 0;
 	device->driver_features_sel = 0;
@@ -173,7 +217,7 @@ static void activate(struct lv_device *device)
 
 	set_status(device, CHAIN_OK);
 	device->active = true;
-	for (uint32_t i = 0; i < device->ops->queues; i++) {
+	for (uint32_t i = 0; i < device->queues; i++) {
 		enum lv_device_fault fault;
 
 		if (!device->queue[i].ready)
@@ -188,7 +232,7 @@ static void activate(struct lv_device *device)
 		}
 	}
 	/* A driver may fill a queue before DRIVER_OK: look at all of them. */
-	for (uint32_t i = 0; i < device->ops->queues; i++)
+	for (uint32_t i = 0; i < device->queues; i++)
 		lv_eventfd_signal(device->kick_fd[i]);
 }
 
@@ -263,7 +307,7 @@ static bool write_queue(struct lv_device *device, uint64_t offset,
 	struct lv_queue *queue;
 
 	if (status_of(device) != CHAIN_FEATURES ||
-	    device->queue_sel >= device->ops->queues)
+	    device->queue_sel >= device->queues)
 		return false;
 	queue = &device->queue[device->queue_sel];
 	if (offset == REG_QUEUE_READY) {
@@ -315,7 +359,7 @@ static bool write_driver_features(struct lv_device *device, uint32_t value)
 /* Only when no ioeventfd took the write: a value that names no queue. */
 static bool write_notify(struct lv_device *device, uint32_t value)
 {
-	if (value >= device->ops->queues ||
+	if (value >= device->queues ||
 	    (status_of(device) & LV_STATUS_DRIVER_OK) == 0)
 		return false;
 	lv_eventfd_signal(device->kick_fd[value]);
@@ -372,12 +416,12 @@ static uint32_t read_register(struct lv_device *device, uint64_t offset,
 		return features_page(device->features,
 				     device->device_features_sel);
 	case REG_QUEUE_NUM_MAX:
-		return selected < device->ops->queues ? LV_QUEUE_MAX : 0;
+		return selected < device->queues ? LV_QUEUE_MAX : 0;
 	case REG_QUEUE_READY:
-		return selected < device->ops->queues &&
+		return selected < device->queues &&
 		       device->queue[selected].ready;
 	case REG_CONFIG_GENERATION:
-		return 0; /* our configurations never change */
+		return atomic_load(&device->generation);
 	default:
 		*known = false;
 		return 0;
@@ -461,10 +505,21 @@ void lv_device_poll(struct lv_device *device)
 	(void)pthread_mutex_unlock(&device->lock);
 }
 
-void lv_device_tick(struct lv_device *device, uint64_t now_ns)
+uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
+			bool half_second)
 {
+	uint64_t wake_ns;
+
 	(void)pthread_mutex_lock(&device->lock);
-	if (device->ops->tick != NULL)
+	if (device->ops->tick != NULL &&
+	    ((device->wake_ns != 0 && device->wake_ns <= now_ns) ||
+	     (half_second && device->wants_tick))) {
+		device->wake_ns = 0;
 		device->ops->tick(device, now_ns);
+	}
+	wake_ns = device->wake_ns;
+	if (wake_ns == 0 && device->wants_tick)
+		wake_ns = now_ns + LV_TICK_NS;
 	(void)pthread_mutex_unlock(&device->lock);
+	return wake_ns;
 }

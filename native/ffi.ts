@@ -40,6 +40,8 @@ const SYMBOLS = {
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vm_confine: { args: ["ptr"], returns: "i32" },
   lv_vm_start: { args: ["ptr"], returns: "i32" },
+  lv_vm_pause: { args: ["ptr"], returns: "i32" },
+  lv_vm_resume: { args: ["ptr"], returns: "i32" },
   lv_vm_stop: { args: ["ptr"], returns: "i32" },
   lv_vm_event_fd: { args: ["ptr"], returns: "i32" },
   lv_vm_next_event: { args: ["ptr", "ptr"], returns: "i32" },
@@ -435,6 +437,15 @@ export class Vm {
 
   start(): void {
     check("lv_vm_start", this.#shim.lv_vm_start(this.#vm));
+  }
+
+  /** Returns when every vCPU is out of the guest and every device is still; microseconds. */
+  pause(): void {
+    check("lv_vm_pause", this.#shim.lv_vm_pause(this.#vm));
+  }
+
+  resume(): void {
+    check("lv_vm_resume", this.#shim.lv_vm_resume(this.#vm));
   }
 
   /** Joins all threads; safe to repeat. */

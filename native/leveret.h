@@ -180,6 +180,13 @@ int lv_vm_start(struct lv_vm *vm);
 /* Kicks the vCPUs out of the guest, stops and joins all threads. Idempotent. */
 int lv_vm_stop(struct lv_vm *vm);
 
+/* Holds every vCPU outside the guest and every device between two requests;
+ * returns when they are. Interrupts and timers wait. -EBUSY when the machine
+ * does not run or is paused. */
+int lv_vm_pause(struct lv_vm *vm);
+/* -EBUSY when it is not paused. lv_vm_stop needs no resume before it. */
+int lv_vm_resume(struct lv_vm *vm);
+
 /* A non-blocking eventfd that becomes readable when events wait. It belongs to
  * the vm; TypeScript reads it with Bun.file(fd).stream(). */
 int lv_vm_event_fd(struct lv_vm *vm);

@@ -48,10 +48,11 @@ export type GuestProcess = {
 };
 
 /**
- * booting → running → ended, or booting → ended. "stopping" is running after a
- * stop was asked for. "ended" is final: the process leaves within a second.
+ * booting → running → ended, or booting → ended. "paused" is running, held still.
+ * "stopping" is running after a stop was asked for. "ended" is final: the process
+ * leaves within a second. "waiting" is a process without a machine yet.
  */
-export type VmmPhase = "booting" | "running" | "stopping" | "ended";
+export type VmmPhase = "waiting" | "booting" | "running" | "paused" | "stopping" | "ended";
 
 export type VmmStatus = {
   machineId: string;
@@ -72,16 +73,46 @@ export type VmmStatus = {
   message?: string;
 };
 
+/** agent/vmm/actions.ts has the table of which phase allows which. */
+export type VmmAction = VmmRequest["action"];
+
 /** Requests: one JSON object a line; replies carry the same id. */
 export type VmmRequest =
   | { id: number; action: "status" }
+  /** The reply carries VmmMetrics. */
+  | { id: number; action: "metrics" }
+  /** Reads spec.json, which is there now. */
+  | { id: number; action: "boot" }
+  | { id: number; action: "pause" }
+  | { id: number; action: "resume" }
+  /** The guest switches itself off, or is killed after timeoutMs. */
+  | { id: number; action: "shutdown"; timeoutMs: number }
   /** Sends a signal to the image's process (0 = its stopSignal), kills the machine after timeoutMs. */
   | { id: number; action: "stop"; signal: number; timeoutMs: number }
   | { id: number; action: "kill" }
   | { id: number; action: "signal"; signal: number };
 
 export type VmmReply =
-  { id: number; ok: true } | { id: number; ok: false; reason: Reason; message: string };
+  | { id: number; ok: true; metrics?: VmmMetrics }
+  | { id: number; ok: false; reason: Reason; message: string };
+
+/** Counters of one run; they only grow. */
+export type VmmMetrics = {
+  vcpus: { exitsPio: number; exitsMmio: number; exitsIntr: number; exitsOther: number }[];
+  /** In the order of the guest's devices. */
+  devices: {
+    kind: string;
+    notifies: number;
+    interrupts: number;
+    requests: number;
+    bytesIn: number;
+    bytesOut: number;
+    throttled: number;
+    malformed: number;
+    dropped: number;
+    errors: number;
+  }[];
+};
 
 /** Pushed to every client: at once after it connects, then at each change. */
 export type VmmPush = { status: VmmStatus };

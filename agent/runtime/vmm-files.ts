@@ -6,7 +6,14 @@ import { isReason, type Reason } from "../../proto/errors.ts";
 import { VMM_FILES, type VmmLastError, type VmmPhase, type VmmStatus } from "../../proto/vmm.ts";
 
 const STATUS_MAX_BYTES = 64 << 10;
-const PHASES: readonly string[] = ["booting", "running", "stopping", "ended"] satisfies VmmPhase[];
+const PHASES: readonly string[] = [
+  "waiting",
+  "booting",
+  "running",
+  "paused",
+  "stopping",
+  "ended",
+] satisfies VmmPhase[];
 
 function isPhase(value: unknown): value is VmmPhase {
   return typeof value === "string" && PHASES.includes(value);

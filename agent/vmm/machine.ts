@@ -30,7 +30,7 @@ import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.
 export const CONSOLE_LIMIT_BYTES = MIB;
 const SEED_BYTES = 64;
 
-export type Machine = { vm: Vm; devices: readonly Device[]; commandLine: string };
+export type Machine = { vm: Vm; vcpus: number; devices: readonly Device[]; commandLine: string };
 
 export type MachineOptions = {
   shim: Shim;
@@ -97,7 +97,7 @@ function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Op
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
     addDevices(vm, devices, disks, consoleFd, vsockPath);
     setVcpus(vm, spec.cpus, plan.entry);
-    return { vm, devices, commandLine: line };
+    return { vm, vcpus: spec.cpus, devices, commandLine: line };
   } catch (error) {
     vm.destroy();
     throw error;

@@ -3,13 +3,19 @@
  * VM stopped, status.json written, clients told, sockets removed.
  */
 import { closeSync } from "node:fs";
-import { openShim } from "../../native/ffi.ts";
+import { openShim, type Vm } from "../../native/ffi.ts";
 import type { Reason } from "../../proto/errors.ts";
 import { GUEST_PORT } from "../../proto/guest.ts";
-import { VMM_EXIT, VMM_FILES, type VmmSpec, type VmmStatus } from "../../proto/vmm.ts";
+import {
+  VMM_EXIT,
+  VMM_FILES,
+  type VmmMetrics,
+  type VmmSpec,
+  type VmmStatus,
+} from "../../proto/vmm.ts";
 import { lastConsoleLine, openConsole } from "./console.ts";
 import { type ControlServer, listenForControl } from "./control.ts";
-import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
+import { errorCode, errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
 import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
 import { buildMachine, type Machine } from "./machine.ts";
 import { OutputSink } from "./output-sink.ts";
@@ -94,6 +100,7 @@ class MachineProcess {
     this.#control = listenForControl(VMM_FILES.control, {
       status: () => this.#status,
       request: (request) => (this.#run === null ? notYet() : this.#run.request(request)),
+      metrics: () => metricsOf(this.#machine),
     });
     // The shim listens on this path; a stale file would stop it.
     removeSocket(VMM_FILES.vsock);
@@ -112,6 +119,8 @@ class MachineProcess {
       sendToGuest: (frame) => this.#channel?.send(frame) ?? false,
       appendOutput: (stream, data) => this.#output?.append(stream, data),
       lastConsoleLine: () => lastConsoleLine(VMM_FILES.console),
+      pauseVm: () => paused(vm),
+      resumeVm: () => vm.resume(),
       stopVm: () => vm.stop(),
       changed: (state) => this.#change(state),
       log: this.#log,
@@ -176,6 +185,26 @@ class MachineProcess {
     this.#machine?.vm.stop();
     removeSocket(VMM_FILES.vsock);
   }
+}
+
+/** False when the guest ended its machine before the pause reached it. */
+function paused(vm: Vm): boolean {
+  try {
+    vm.pause();
+    return true;
+  } catch (error) {
+    if (errorCode(error) === "EBUSY") return false;
+    throw error;
+  }
+}
+
+function metricsOf(machine: Machine | null): VmmMetrics {
+  if (machine === null) return { vcpus: [], devices: [] };
+  const { vm, vcpus, devices } = machine;
+  return {
+    vcpus: Array.from({ length: vcpus }, (_, vcpu) => vm.vcpuStats(vcpu)),
+    devices: devices.map(({ kind }, index) => ({ kind, ...vm.deviceStats(index) })),
+  };
 }
 
 function notYet(): { reason: Reason; message: string } {

@@ -356,12 +356,14 @@ struct lv_vm {
 	struct lv_io io;
 	bool started;
 	bool stopped;
-	/* The gate that holds vCPU threads until all of them exist; its lock
-	 * also keeps kicks apart from joins. */
+	/* The gate that holds vCPU threads until all of them exist, and while
+	 * the machine is paused; its lock also keeps kicks apart from joins. */
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate;
 	bool gate_open;
 	bool halted;
+	bool paused;	 /* under gate_lock, as is the next */
+	uint32_t parked; /* vCPUs that wait for the end of the pause */
 	_Atomic bool stopping;
 };
 
@@ -369,6 +371,8 @@ int lv_ioctl(int fd, unsigned long request, void *arg);
 int lv_vcpu_start(struct lv_vcpu *vcpu);
 /* Tells every vCPU to leave the guest for good. Any thread. */
 void lv_vm_halt(struct lv_vm *vm);
+/* Undoes lv_vm_pause, except for vCPUs that are to stay out. JS thread. */
+void lv_vm_release(struct lv_vm *vm);
 /* The machine is over: lets its output out, posts why, halts it. vCPU threads.
  */
 void lv_vm_end(struct lv_vm *vm, const struct lv_event *event);

@@ -25,6 +25,8 @@ export type AgentConfig = {
   /** Appended to every machine's kernel command line. */
   kernelArgs: string;
   kvmKind: "direct" | "lab";
+  /** The path of passt, each machine's way out; null = machines have no network. */
+  passt: string | null;
   /** Machines in jails; off = as the agent's own user, for trials without root. */
   jail: boolean;
   /** First of 65,536 user numbers for machines that nobody else uses. */
@@ -108,6 +110,16 @@ function freeDiskMib(dir: string): number {
   }
 }
 
+function networkProgram(env: Environment): string | null {
+  const name = "LEVERET_NET";
+  const program = Bun.which("passt");
+  const value = text(env, name, program === null ? "none" : "passt");
+  if (value !== "passt" && value !== "none") throw invalid(name, value, '"passt" or "none"');
+  if (value === "passt" && program === null)
+    throw new LvError("CONFIG_INVALID", "LEVERET_NET=passt: apt-get install passt");
+  return value === "none" ? null : program;
+}
+
 /** Throws CONFIG_INVALID. */
 export function loadAgentConfig(env: Environment): AgentConfig {
   const dir = absolute(env, "LEVERET_AGENT_DIR") ?? "/var/lib/leveret/agent";
@@ -146,6 +158,7 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     kernelDirs,
     kernelArgs: text(env, "LEVERET_KERNEL_ARGS", ""),
     kvmKind,
+    passt: networkProgram(env),
     jail: jail === "on",
     uidBase,
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),

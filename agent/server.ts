@@ -84,13 +84,15 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
 }
 
 function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): Driver {
+  const { passt } = config;
+  if (passt === null) log.info("machines have no network: LEVERET_NET=none, or no passt");
   if (!config.jail) {
     log.warn("LEVERET_JAIL=off: machines run as the agent's own user and see what it sees");
-    return new KvmDriver({ dir, clock, log });
+    return new KvmDriver({ dir, clock, log, passt });
   }
   checkJail();
   const jail = new Jail({ dir, uidBase: config.uidBase, cgroups: Cgroups.open(log) });
-  return new KvmDriver({ dir, clock, log, jail });
+  return new KvmDriver({ dir, clock, log, jail, passt });
 }
 
 function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {

@@ -13,6 +13,7 @@
  *   console.log          what the guest kernel said (serial), bounded, per run
  *   vmm.log              standard error of the VMM; its last line is VmmLastError
  *   scratch.ext4         writable disk under the root overlay
+ *   passt.sock           the user-mode network stack listens: frames, see native/leveret.h
  */
 import type { Reason } from "./errors.ts";
 
@@ -29,11 +30,38 @@ export type VmmSpec = {
   kernelArgs: string;
   /** In order: the first is /dev/vda. The rootfs squashfs, then the scratch disk. */
   disks: { path: string; readOnly: boolean; id: string }[];
+  /** In order: the first is eth0. */
+  networks: VmmNetwork[];
   process: GuestProcess;
   hostname: string;
+  /** The guest's /etc/resolv.conf; "" = the image's own. */
+  resolvConf: string;
   outputLimitBytes: number;
   /** From the start of the VMM process to the first frame of init. */
   initTimeoutMs: number;
+};
+
+export type VmmNetwork = {
+  /** tap: an interface of the host, by name. passt: a user-mode stack, by its socket's path. */
+  kind: "tap" | "passt";
+  name: string;
+  /** "02:00:00:00:00:01" */
+  mac: string;
+  mtu: number;
+  /** What init gives the interface: IPv4 "address/prefix", and the default route's gateway. */
+  address: string;
+  gateway: string;
+  /** Into the guest, out of it; absent = no limit. */
+  rx?: VmmLimit;
+  tx?: VmmLimit;
+};
+
+/** Token buckets: a rate of 0 (or absent) is no limit, a burst of 0 a second's worth. */
+export type VmmLimit = {
+  bytesRate?: number;
+  bytesBurst?: number;
+  opsRate?: number;
+  opsBurst?: number;
 };
 
 export type GuestProcess = {
@@ -141,4 +169,5 @@ export const VMM_FILES = {
   console: "console.log",
   log: "vmm.log",
   scratch: "scratch.ext4",
+  passt: "passt.sock",
 } as const;

@@ -14,9 +14,11 @@ import { MachineId } from "../../proto/ids.ts";
 import { VMM_FILES } from "../../proto/vmm.ts";
 import type { Driver, Found, MachineRun, RunRequest } from "./driver.ts";
 import type { Hook, HookContext } from "./hooks/hook.ts";
+import { passtHook } from "./hooks/network.ts";
 import { rootfsHook } from "./hooks/rootfs.ts";
 import { directoryHook, jailHook, type Launch, plainLaunch, vmmHook } from "./hooks/vmm.ts";
 import { type Jail, JAILED_ENTRY } from "./jail.ts";
+import { killPasst } from "./passt.ts";
 import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
 import { VmmProcess } from "./supervise.ts";
 import { readStatus, removeRunFiles } from "./vmm-files.ts";
@@ -38,6 +40,8 @@ export type KvmDriverOptions = {
   hooks?: Hook[];
   /** Null = the VMM runs as what the agent is, with all it can see. */
   jail?: Jail | null;
+  /** The path of passt; null = machines have no network. */
+  passt?: string | null;
 };
 
 /** The VMM of this source tree, under the Bun that runs the agent. */
@@ -45,13 +49,16 @@ export function vmmCommand(): string[] {
   return [process.execPath, join(dirname(import.meta.dir), "vmm", "main.ts")];
 }
 
-function hooksFor(command: string[], { jail = null, clock }: KvmDriverOptions): Hook[] {
-  if (jail === null) return [directoryHook, rootfsHook, vmmHook(plainLaunch(command), clock)];
+function hooksFor(command: string[], options: KvmDriverOptions): Hook[] {
+  const { jail = null, passt = null, clock } = options;
+  const network = passt === null ? [] : [passtHook(passt, clock)];
+  if (jail === null)
+    return [directoryHook, rootfsHook, ...network, vmmHook(plainLaunch(command), clock)];
   const jailed: Launch = {
     argv: ({ request, dir, uid }) => jail.command(request, dir, uid ?? jail.claim(dir)),
     forks: true,
   };
-  return [directoryHook, rootfsHook, jailHook(jail), vmmHook(jailed, clock)];
+  return [directoryHook, rootfsHook, jailHook(jail), ...network, vmmHook(jailed, clock)];
 }
 
 export class KvmDriver implements Driver {
@@ -77,6 +84,7 @@ export class KvmDriver implements Driver {
       madeDirectory: false,
       madeScratch: false,
       uid: null,
+      network: null,
       run: null,
     };
     const begun: Hook[] = [];
@@ -113,6 +121,7 @@ export class KvmDriver implements Driver {
     // Also one that this agent never knew.
     for (const name of this.#vmmsByMachine().get(machineId) ?? []) await this.#killNow(name);
     this.#options.jail?.leave(machineId);
+    killPasst(this.#dirOf(machineId));
     await rm(this.#dirOf(machineId), { recursive: true, force: true, maxRetries: 3 });
   }
 
@@ -152,6 +161,7 @@ export class KvmDriver implements Driver {
       // At once, not later: the next start makes files of the same names.
       removeRunFiles(dir);
       this.#options.jail?.leave(machineId);
+      killPasst(this.#dirOf(machineId));
     });
   }
 

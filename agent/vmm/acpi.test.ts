@@ -7,10 +7,22 @@ import * as aml from "./aml.ts";
 import { layoutDevices } from "./devices.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { LAYOUT, MIB } from "./memory-map.ts";
-import { DISKS_MAX } from "./spec.ts";
+import { DISKS_MAX, NETWORKS_MAX } from "./spec.ts";
 
+const network = {
+  kind: "tap" as const,
+  name: "lv0",
+  mac: "02:00:00:00:00:01",
+  mtu: 1_500,
+  address: "10.0.2.15/24",
+  gateway: "10.0.2.2",
+};
 const disk = { path: "/d", readOnly: true, id: "d" };
-const most = layoutDevices(Array.from({ length: DISKS_MAX }, () => disk));
+const disks = Array.from({ length: DISKS_MAX }, () => disk);
+const most = layoutDevices({
+  disks,
+  networks: Array.from({ length: NETWORKS_MAX }, () => network),
+});
 const sum = (bytes: Uint8Array): number => bytes.reduce((total, byte) => total + byte, 0) & 0xff;
 
 test("every table's bytes sum to zero and its length is its own", () => {

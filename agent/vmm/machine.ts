@@ -6,7 +6,7 @@
  * closed again on every path. A mapped kernel stays mapped without one.
  */
 import { closeSync, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
-import { type Shim, Vm } from "../../native/ffi.ts";
+import { type NetConfig, type Shim, Vm } from "../../native/ffi.ts";
 import { VMM_EXIT, type VmmSpec } from "../../proto/vmm.ts";
 import {
   POWER_OFF_VALUE,
@@ -70,7 +70,7 @@ function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Op
   const initrd = spec.initrdPath === null ? null : openInitrd(spec.initrdPath, open);
   const memoryBytes = spec.memoryMib * MIB;
   const place = placeInitrd(plan, memoryBytes, initrd?.file.bytes ?? 0);
-  const devices = layoutDevices(spec.disks);
+  const devices = layoutDevices(spec);
   const disks = spec.disks.map((disk) => openDisk(disk.path, disk.readOnly, open));
   const line = commandLine(spec.kernelArgs, [], plan.commandLineMax);
 
@@ -170,6 +170,21 @@ function addDevices(
         vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id });
         break;
       }
+      case "net": {
+        const { kind, name, mac, mtu, rx = {}, tx = {} } = device.network;
+        const octets = Uint8Array.from(mac.split(":"), (octet) => Number.parseInt(octet, 16));
+        addNet(vm, {
+          base,
+          gsi,
+          kind: kind === "tap" ? kind : "socket",
+          name,
+          mac: octets,
+          mtu,
+          rx,
+          tx,
+        });
+        break;
+      }
       case "vsock":
         vm.addVsock({ base, gsi, guestCid: GUEST_CID, path: vsockPath });
         break;
@@ -182,6 +197,16 @@ function addDevices(
       }
     }
   });
+}
+
+function addNet(vm: Vm, config: NetConfig): void {
+  try {
+    vm.addNet(config);
+  } catch (error) {
+    const what = config.kind === "tap" ? "TAP interface" : "network stack at";
+    const text = `Cannot open the ${what} ${config.name}: ${errorText(error)}`;
+    throw new VmmError("VMM_FAULT", VMM_EXIT.vmmFault, text, error);
+  }
 }
 
 /** In the order Linux ≥ 6.13 wants: MSRs that depend on CPUID read as zero before it is set. */

@@ -103,8 +103,10 @@ export class Run implements GuestHandler {
     const { argv, env, cwd, user } = spec.process;
     const seed = crypto.getRandomValues(new Uint8Array(SEED_BYTES));
     const clockNs = BigInt(this.#ports.now()) * 1_000_000n;
+    const { hostname, resolvConf } = spec;
+    const networks = spec.networks.map((it, i) => `eth${i} ${it.address} ${it.gateway}`);
     this.#ports.sendToGuest(
-      encodeRun({ argv, env, cwd, user, hostname: spec.hostname, seed, clockNs }),
+      encodeRun({ argv, env, cwd, user, hostname, networks, resolvConf, seed, clockNs }),
     );
   }
 
@@ -267,7 +269,7 @@ export class Run implements GuestHandler {
 
   #signal(signal: number): Refusal | null {
     if (this.#end !== null)
-        return { reason: "STATE_CONFLICT", message: "The machine's process does not run" };
+      return { reason: "STATE_CONFLICT", message: "The machine's process does not run" };
     if (this.#ports.sendToGuest(encodeSignal(signal))) return null;
     return { reason: "STATE_CONFLICT", message: "The guest does not take signals" };
   }

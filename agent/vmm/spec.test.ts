@@ -12,8 +12,21 @@ const good: VmmSpec = {
   initrdPath: null,
   kernelArgs: "",
   disks: [{ path: "/d", readOnly: true, id: "root" }],
+  networks: [
+    {
+      kind: "passt",
+      name: "/m/passt.sock",
+      mac: "02:00:00:00:00:01",
+      mtu: 65_520,
+      address: "10.0.2.15/24",
+      gateway: "10.0.2.2",
+      rx: { bytesRate: 1, bytesBurst: 2, opsRate: 3, opsBurst: 4 },
+      tx: { bytesRate: 0, bytesBurst: 0, opsRate: 0, opsBurst: 0 },
+    },
+  ],
   process: { argv: ["/bin/true"], env: ["A=b"], cwd: "/", user: "", stopSignal: 15 },
   hostname: "m",
+  resolvConf: "nameserver 10.0.2.3\n",
   outputLimitBytes: 1 << 20,
   initTimeoutMs: 1000,
 };
@@ -33,7 +46,10 @@ test("each wrong field is named with what was found", () => {
     ['kernelPath must be an absolute path, not "k"', { kernelPath: "k" }],
     ["initrdPath must be text", { initrdPath: 7 }],
     ["kernelArgs must be printable ASCII", { kernelArgs: "a\nb" }],
-    ["disks must be a list of at most 14", { disks: Array.from({ length: 15 }, () => ({})) }],
+    ["disks must be a list of at most 12", { disks: Array.from({ length: 13 }, () => ({})) }],
+    ["networks[0].kind must be", { networks: [{ kind: "bridge" }] }],
+    ["networks[0].name must be an interface's name", { networks: [{ kind: "tap", name: "a/b" }] }],
+    ["networks[0].mac must be an address", { networks: [{ ...good.networks[0], mac: "02:00" }] }],
     ["disks[0].readOnly must be true or false", { disks: [{ path: "/d", readOnly: 1, id: "" }] }],
     [
       "disks[0].id must be text of at most 20",

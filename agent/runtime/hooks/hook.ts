@@ -3,6 +3,7 @@
  * did, as far as it got; it is safe twice and safe when `up` never ran. What an
  * earlier run of the machine left (its scratch disk, its output) is not its business.
  */
+import type { VmmNetwork } from "../../../proto/vmm.ts";
 import type { RunRequest } from "../driver.ts";
 import type { VmmProcess } from "../supervise.ts";
 
@@ -16,6 +17,8 @@ export type HookContext = {
   madeScratch: boolean;
   /** The machine's own user and group; null = it runs as the agent's. */
   uid: number | null;
+  /** What the network hook set up; null = the machine has none. */
+  network: { device: VmmNetwork; resolvConf: string } | null;
   run: VmmProcess | null;
 };
 

@@ -4,7 +4,6 @@ import { join } from "node:path";
 import type { Clock } from "../../../lib/clock.ts";
 import { LIMITS } from "../../../lib/limits.ts";
 import { VMM_FILES, type VmmSpec } from "../../../proto/vmm.ts";
-import type { RunRequest } from "../driver.ts";
 import type { Jail } from "../jail.ts";
 import { spawnVmm, VmmProcess } from "../supervise.ts";
 import { removeRunFiles } from "../vmm-files.ts";
@@ -35,7 +34,7 @@ export const directoryHook: Hook = {
   },
 };
 
-export function specFor(request: RunRequest, dir: string): VmmSpec {
+export function specFor({ request, dir, network }: HookContext): VmmSpec {
   return {
     version: 1,
     machineId: request.machineId,
@@ -49,8 +48,10 @@ export function specFor(request: RunRequest, dir: string): VmmSpec {
       { path: request.squashfsPath, readOnly: true, id: "rootfs" },
       { path: join(dir, VMM_FILES.scratch), readOnly: false, id: "scratch" },
     ],
+    networks: network === null ? [] : [network.device],
     process: request.process,
     hostname: request.hostname,
+    resolvConf: network?.resolvConf ?? "",
     outputLimitBytes: LIMITS.outputLogBytes,
     initTimeoutMs: LIMITS.guestInitTimeoutMs,
   };
@@ -79,7 +80,7 @@ export function vmmHook(launch: Launch, clock: Clock): Hook {
       await rm(join(dir, VMM_FILES.status), { force: true });
       const spec = await open(join(dir, VMM_FILES.spec), "wx", 0o600);
       try {
-        await spec.writeFile(JSON.stringify(specFor(request, dir)));
+        await spec.writeFile(JSON.stringify(specFor(context)));
         if (context.uid !== null) await spec.chown(context.uid, context.uid);
       } finally {
         await spec.close();

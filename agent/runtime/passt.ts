@@ -25,6 +25,10 @@ const RESOLVER = "10.0.2.3";
 /** Of an interface without offloads: large frames are what makes it fast. */
 const MTU = 65_520;
 
+const SWITCHES =
+  "--foreground --quiet --one-off --ipv4-only --no-map-gw " +
+  "--no-dhcp --no-ndp --no-dhcpv6 --no-ra --no-icmp";
+
 const READY_TIMEOUT_MS = 10_000;
 const POLL_MS = 2;
 
@@ -35,13 +39,9 @@ export type Network = { device: VmmNetwork; resolvConf: string };
  * way to the host's loopback: the gateway's address is not mapped to it.
  */
 export function passtArguments(socket: string, uid: number): string[] {
-  return [
-    ...["--foreground", "--quiet", "--one-off", "--ipv4-only", "--no-map-gw"],
-    ...["--no-dhcp", "--no-ndp", "--no-dhcpv6", "--no-ra", "--no-icmp"],
-    ...["--runas", `${uid}:${uid}`, "--socket", socket, "--mtu", `${MTU}`],
-    ...["--address", ADDRESS, "--netmask", `${PREFIX}`, "--gateway", GATEWAY],
-    ...["--dns-forward", RESOLVER],
-  ];
+  const fixed = `${SWITCHES} --mtu ${MTU} --address ${ADDRESS} --netmask ${PREFIX}`;
+  const places = `--gateway ${GATEWAY} --dns-forward ${RESOLVER} --runas ${uid}:${uid}`;
+  return [...fixed.split(" "), ...places.split(" "), "--socket", socket];
 }
 
 /** Locally administered, the same at every start. */

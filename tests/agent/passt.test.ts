@@ -1,0 +1,71 @@
+/** A machine's passt ends with its VMM, whatever became of the agent that started it. */
+import { expect, test } from "bun:test";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { macOf, killPasst, passtsOf, startPasst } from "../../agent/runtime/passt.ts";
+import { systemClock } from "../../lib/clock.ts";
+import { LvError } from "../../proto/errors.ts";
+import { VMM_FILES } from "../../proto/vmm.ts";
+
+const program = Bun.which("passt");
+if (program === null) process.stderr.write("tests/agent/passt: skipped: no passt\n");
+const passtTest = test.skipIf(program === null);
+const uid = process.getuid?.() ?? 0;
+
+async function gone(dir: string): Promise<void> {
+  // The test's own time-out bounds it.
+  while (passtsOf(dir).length > 0) await Bun.sleep(2);
+}
+
+passtTest("passt serves one VMM and ends when that is gone", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "leveret-passt-"));
+  try {
+    const { device, resolvConf } = await startPasst(program ?? "", "mch_1", dir, uid, systemClock);
+    expect(device).toMatchObject({ kind: "passt", name: join(dir, VMM_FILES.passt) });
+    expect(resolvConf).toBe("nameserver 10.0.2.3\n");
+    expect(passtsOf(dir).length).toBe(1);
+    const vmm = await Bun.connect({ unix: device.name, socket: { data: () => undefined } });
+    vmm.end();
+    await gone(dir);
+  } finally {
+    killPasst(dir);
+    rmSync(dir, { recursive: true });
+  }
+});
+
+passtTest("one that was left behind makes room for the next; undoing is safe twice", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "leveret-passt-"));
+  try {
+    await startPasst(program ?? "", "mch_1", dir, uid, systemClock);
+    const [left] = passtsOf(dir);
+    await startPasst(program ?? "", "mch_1", dir, uid, systemClock);
+    const now = passtsOf(dir);
+    expect(now.length).toBe(1);
+    expect(now[0]?.pid).not.toBe(left?.pid);
+    killPasst(dir);
+    killPasst(dir);
+    await gone(dir);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test("a passt that cannot start is a fault of the VMM, by name", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "leveret-passt-"));
+  try {
+    const failed = startPasst("/bin/false", "mch_1", dir, uid, systemClock);
+    const error = await failed.catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(LvError);
+    expect(String(error)).toContain("passt ended with 1");
+    expect(existsSync(join(dir, VMM_FILES.passt))).toBe(false);
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test("an address stays with its machine", () => {
+  expect(macOf("mch_1")).toBe(macOf("mch_1"));
+  expect(macOf("mch_1")).not.toBe(macOf("mch_2"));
+  expect(macOf("mch_1")).toMatch(/^02(:[0-9a-f]{2}){5}$/);
+});

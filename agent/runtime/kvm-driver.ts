@@ -121,7 +121,7 @@ export class KvmDriver implements Driver {
     // Also one that this agent never knew.
     for (const name of this.#vmmsByMachine().get(machineId) ?? []) await this.#killNow(name);
     this.#options.jail?.leave(machineId);
-    killPasst(this.#dirOf(machineId));
+    killPasst(machineId);
     await rm(this.#dirOf(machineId), { recursive: true, force: true, maxRetries: 3 });
   }
 
@@ -161,7 +161,7 @@ export class KvmDriver implements Driver {
       // At once, not later: the next start makes files of the same names.
       removeRunFiles(dir);
       this.#options.jail?.leave(machineId);
-      killPasst(this.#dirOf(machineId));
+      killPasst(machineId);
     });
   }
 

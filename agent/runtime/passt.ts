@@ -7,7 +7,7 @@
  *      └── the start fails: `kill`
  *
  * It belongs to the VMM, not to us: it outlives this agent as the machine does. What
- * an agent that crashed left between the two is found by its socket's path.
+ * an agent that crashed left between the two is found by its arguments.
  */
 import { createHash } from "node:crypto";
 import { existsSync, rmSync } from "node:fs";
@@ -38,10 +38,12 @@ export type Network = { device: VmmNetwork; resolvConf: string };
  * What is run: IPv4 without DHCP (init has the addresses), no inbound ports, and no
  * way to the host's loopback: the gateway's address is not mapped to it.
  */
-export function passtArguments(socket: string, uid: number): string[] {
+export function passtArguments(machineId: string, uid: number): string[] {
   const fixed = `${SWITCHES} --mtu ${MTU} --address ${ADDRESS} --netmask ${PREFIX}`;
   const places = `--gateway ${GATEWAY} --dns-forward ${RESOLVER} --runas ${uid}:${uid}`;
-  return [...fixed.split(" "), ...places.split(" "), "--socket", socket];
+  // Nobody is told of a search list without DHCP: it says in `ps` whose passt this is.
+  const whose = ["--search", machineId, "--socket", VMM_FILES.passt];
+  return [...fixed.split(" "), ...places.split(" "), ...whose];
 }
 
 /** Locally administered, the same at every start. */
@@ -59,11 +61,12 @@ export async function startPasst(
   clock: Clock,
 ): Promise<Network> {
   const socket = join(dir, VMM_FILES.passt);
-  killPasst(dir);
+  killPasst(machineId);
   rmSync(socket, { force: true });
   const child = Bun.spawn({
-    cmd: [program, ...passtArguments(socket, uid)],
-    cwd: "/",
+    cmd: [program, ...passtArguments(machineId, uid)],
+    // It gives up root first, and cannot walk here then: its socket is a name in its directory.
+    cwd: dir,
     env: {},
     detached: true,
     // Not a pipe of ours, whose end would be its own.
@@ -76,7 +79,7 @@ export async function startPasst(
       throw new LvError(
         "VMM_FAULT",
         `The machine's network cannot be started: passt ended with ${child.exitCode ?? "a time-out"}`,
-        { meta: { command: [program, ...passtArguments(socket, uid)].join(" ") } },
+        { meta: { command: [program, ...passtArguments(machineId, uid)].join(" ") } },
       );
     }
     await clock.sleep(POLL_MS);
@@ -95,16 +98,15 @@ export async function startPasst(
   };
 }
 
-/** Ends what serves, or waits to serve, the machine in dir. Safe twice. */
-export function killPasst(dir: string): void {
-  for (const name of passtsOf(dir)) signalProcess(name, "SIGKILL");
+/** Ends what serves, or waits to serve, the machine. Safe twice. */
+export function killPasst(machineId: string): void {
+  for (const name of passtsOf(machineId)) signalProcess(name, "SIGKILL");
 }
 
 /** Exported for tests. */
-export function passtsOf(dir: string): ProcessName[] {
-  const socket = join(dir, VMM_FILES.passt);
+export function passtsOf(machineId: string): ProcessName[] {
   return listProcesses()
-    .filter(({ argv }) => basename(argv[0] ?? "").startsWith("passt") && argv.includes(socket))
+    .filter(({ argv }) => basename(argv[0] ?? "").startsWith("passt") && argv.includes(machineId))
     .map(({ pid }) => ({ pid, startTime: startTimeOf(pid) ?? 0 }))
     .filter((name) => isAlive(name));
 }

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { macOf, killPasst, passtsOf, startPasst } from "../../agent/runtime/passt.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { LvError } from "../../proto/errors.ts";
+import { MachineId } from "../../proto/ids.ts";
 import { VMM_FILES } from "../../proto/vmm.ts";
 
 const program = Bun.which("passt");
@@ -13,39 +14,41 @@ if (program === null) process.stderr.write("tests/agent/passt: skipped: no passt
 const passtTest = test.skipIf(program === null);
 const uid = process.getuid?.() ?? 0;
 
-async function gone(dir: string): Promise<void> {
+async function gone(id: string): Promise<void> {
   // The test's own time-out bounds it.
-  while (passtsOf(dir).length > 0) await Bun.sleep(2);
+  while (passtsOf(id).length > 0) await Bun.sleep(2);
 }
 
 passtTest("passt serves one VMM and ends when that is gone", async () => {
+  const id = MachineId.create();
   const dir = mkdtempSync(join(tmpdir(), "leveret-passt-"));
   try {
-    const { device, resolvConf } = await startPasst(program ?? "", "mch_1", dir, uid, systemClock);
+    const { device, resolvConf } = await startPasst(program ?? "", id, dir, uid, systemClock);
     expect(device).toMatchObject({ kind: "passt", name: join(dir, VMM_FILES.passt) });
     expect(resolvConf).toBe("nameserver 10.0.2.3\n");
-    expect(passtsOf(dir).length).toBe(1);
+    expect(passtsOf(id).length).toBe(1);
     const vmm = await Bun.connect({ unix: device.name, socket: { data: () => undefined } });
     vmm.end();
-    await gone(dir);
+    await gone(id);
   } finally {
-    killPasst(dir);
+    killPasst(id);
     rmSync(dir, { recursive: true });
   }
 });
 
 passtTest("one that was left behind makes room for the next; undoing is safe twice", async () => {
+  const id = MachineId.create();
   const dir = mkdtempSync(join(tmpdir(), "leveret-passt-"));
   try {
-    await startPasst(program ?? "", "mch_1", dir, uid, systemClock);
-    const [left] = passtsOf(dir);
-    await startPasst(program ?? "", "mch_1", dir, uid, systemClock);
-    const now = passtsOf(dir);
+    await startPasst(program ?? "", id, dir, uid, systemClock);
+    const [left] = passtsOf(id);
+    await startPasst(program ?? "", id, dir, uid, systemClock);
+    const now = passtsOf(id);
     expect(now.length).toBe(1);
     expect(now[0]?.pid).not.toBe(left?.pid);
-    killPasst(dir);
-    killPasst(dir);
-    await gone(dir);
+    killPasst(id);
+    killPasst(id);
+    await gone(id);
   } finally {
     rmSync(dir, { recursive: true });
   }

@@ -4,11 +4,20 @@
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { passtArguments } from "../../agent/runtime/passt.ts";
+import type { RunRequest } from "../../agent/runtime/driver.ts";
+import { Jail } from "../../agent/runtime/jail.ts";
+import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
+import { macOf, passtArguments, passtsOf } from "../../agent/runtime/passt.ts";
+import { systemClock } from "../../lib/clock.ts";
+import { silentLog } from "../../lib/log.ts";
+import { OutputLogReader } from "../../lib/output-log.ts";
+import { MachineId } from "../../proto/ids.ts";
 import { VMM_FILES, type VmmNetwork, type VmmSpec } from "../../proto/vmm.ts";
+import { until } from "../kit/until.ts";
 import {
+  DEV_KERNEL_ARGS,
   makeSpec,
   TemporaryDirectory,
   VmmProcess,
@@ -27,6 +36,7 @@ const guestTest = test.skipIf(missing !== "");
 const tapMissing = process.getuid?.() !== 0 || !existsSync("/dev/net/tun");
 const tapTest = test.skipIf(missing !== "" || tapMissing);
 
+const UID_BASE = 1_920_000_000;
 const CONNECTIONS = 100;
 const BODY_BYTES = 64 << 10;
 const MAC = "02:00:00:00:00:07";
@@ -86,8 +96,9 @@ function start(directory: string, script: string, change: Partial<VmmSpec>): Vmm
 /** A passt on the machine's directory; the host's loopback is behind the gateway, unlike an agent's. */
 async function startPasst(directory: string): Promise<AsyncDisposable> {
   const socket = join(directory, VMM_FILES.passt);
-  const argv = passtArguments(socket, process.getuid?.() ?? 0);
+  const argv = passtArguments("mch_1", process.getuid?.() ?? 0);
   const child = Bun.spawn(["passt", ...argv.filter((it) => it !== "--no-map-gw")], {
+    cwd: directory,
     stdio: ["ignore", "ignore", "ignore"],
   });
   while (!existsSync(socket)) {
@@ -178,6 +189,51 @@ guestTest("a machine whose network stack is gone says so", async () => {
   expect(lastError?.reason).toBe("VMM_FAULT");
   expect(lastError?.message).toContain("Cannot open the network stack at");
 });
+
+tapTest(
+  "an agent's machine in its jail has a passt of its own user, and no way to the host's loopback",
+  async () => {
+    const dir = temporary.make("machines");
+    using server = serve("127.0.0.1");
+    const jail = new Jail({ dir, uidBase: UID_BASE, cgroups: null });
+    const log = silentLog();
+    const driver = new KvmDriver({ dir, clock: systemClock, log, jail, passt: Bun.which("passt") });
+    const machineId = MachineId.create();
+    const script =
+      "cat /sys/class/net/eth0/address; cat /etc/resolv.conf; sleep 0.1; " +
+      `wget -T 5 -O - http://10.0.2.2:${server.port}/1 && exit 9; exit 5`;
+    const argv = ["/bin/sh", "-c", script];
+    const request: RunRequest = {
+      machineId,
+      incarnation: 1,
+      cpus: 1,
+      memoryMib: 128,
+      diskMib: 16,
+      kernelPath,
+      initrdPath,
+      kernelArgs: DEV_KERNEL_ARGS,
+      squashfsPath: rootfs,
+      process: { argv, env: ["PATH=/bin"], cwd: "/", user: "", stopSignal: 9 },
+      hostname: "guest",
+    };
+    try {
+      const run = await driver.start(request, new AbortController().signal);
+      const [passt] = passtsOf(machineId);
+      const status = readFileSync(`/proc/${passt?.pid ?? 0}/status`, "utf8");
+      expect(Number(/^Uid:\t(\d+)/m.exec(status)?.[1])).toBeGreaterThanOrEqual(UID_BASE);
+      expect((await run.ended).exitCode).toBe(5);
+      await until("passt is gone", () => passtsOf(machineId).length === 0);
+      const reader = new OutputLogReader(driver.outputPath(machineId), 0);
+      const said = Buffer.concat([...reader.read(1 << 20)].map(({ data }) => data)).toString();
+      reader.close();
+      expect(said).toContain(`${macOf(machineId)}\nnameserver 10.0.2.3\n`);
+    } finally {
+      await driver.destroy(machineId);
+      driver.close();
+    }
+  },
+  60_000,
+);
 
 /** A TAP interface with an address of ours, gone at the end of the scope. */
 function makeTap(name: string, address: string): Disposable {

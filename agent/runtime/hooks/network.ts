@@ -16,8 +16,8 @@ export function passtHook(program: string, clock: Clock): Hook {
       const uid = context.uid ?? process.getuid?.() ?? 0;
       context.network = await startPasst(program, request.machineId, dir, uid, clock);
     },
-    async down({ dir }) {
-      killPasst(dir);
+    async down({ request, dir }) {
+      killPasst(request.machineId);
       await rm(join(dir, VMM_FILES.passt), { force: true });
     },
   };

@@ -56,7 +56,7 @@ export const POWER_CONFIG = {
   reset: 7,
 } as const;
 export const BLK_CONFIG = {
-  bytes: 56,
+  bytes: 88,
   size: 0,
   gsi: 4,
   base: 8,
@@ -64,6 +64,8 @@ export const BLK_CONFIG = {
   flags: 20,
   capacity: 24,
   id: 32,
+  queues: 52,
+  limit: 56,
 } as const;
 export const BLK_ID_BYTES = 20;
 export const LIMIT = {

@@ -79,6 +79,8 @@ static void print_devices(void)
 	(void)printf("  capacity: %zu,\n",
 		     offsetof(struct lv_blk_config, bytes));
 	FIELD(lv_blk_config, id);
+	FIELD(lv_blk_config, queues);
+	FIELD(lv_blk_config, limit);
 	CLOSE();
 	NUMBER("BLK_ID_BYTES", sizeof(((struct lv_blk_config *)0)->id));
 	OPEN("LIMIT", lv_limit);

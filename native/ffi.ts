@@ -130,6 +130,9 @@ export type BlkConfig = {
   bytes: number;
   /** GET_ID: at most 20 bytes of ASCII. */
   id: string;
+  /** 1 to 8. */
+  queues: number;
+  limit: Limit;
 };
 /** Token buckets; a rate of 0 (or none given) is no limit, a burst of 0 a second's worth. */
 export type Limit = {
@@ -391,6 +394,8 @@ export class Vm {
     view.setUint32(at.flags, config.readOnly ? abi.BLK_READ_ONLY : 0, true);
     setU64(view, at.capacity, config.bytes);
     setText(view, at.id, abi.BLK_ID_BYTES, 0, config.id);
+    view.setUint32(at.queues, config.queues, true);
+    setLimit(view, at.limit, config.limit);
     return check("lv_blk_add", this.#shim.lv_blk_add(this.#vm, asBytes(view)));
   }
 

@@ -123,11 +123,12 @@ struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
 	uint64_t base;
-	int32_t fd;	/* dup'ed; regular file or block device */
-	uint32_t flags; /* LV_BLK_* */
-	uint64_t bytes; /* capacity; a tail under 512 bytes is not exposed */
-	char id[20];	/* GET_ID, NUL padded */
-	uint32_t reserved;
+	int32_t fd;	 /* dup'ed; regular file or block device */
+	uint32_t flags;	 /* LV_BLK_* */
+	uint64_t bytes;	 /* capacity; a tail under 512 bytes is not exposed */
+	char id[20];	 /* GET_ID, NUL padded */
+	uint32_t queues; /* 1..8 */
+	struct lv_limit limit;
 };
 #define LV_BLK_READ_ONLY 1u
 int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config);

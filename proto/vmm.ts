@@ -4,6 +4,8 @@
  *
  * A machine's directory (`<agent dir>/machines/<machine id>/`):
  *   spec.json            VmmSpec, written by the supervisor before the spawn
+ *   pool.json            until there is a spec.json: {cpus, memoryMib} to be ready for;
+ *                        also names the process's first directory in its arguments
  *   status.json          VmmStatus, replaced atomically by the VMM at each change,
  *                        before the change is announced; the last word on how a run
  *                        ended, whoever was alive to hear it
@@ -29,7 +31,7 @@ export type VmmSpec = {
   /** Appended to the VMM's own command line. */
   kernelArgs: string;
   /** In order: the first is /dev/vda. The rootfs squashfs, then the scratch disk. */
-  disks: { path: string; readOnly: boolean; id: string }[];
+  disks: { path: string; readOnly: boolean; id: string; limit?: VmmLimit }[];
   /** In order: the first is eth0. */
   networks: VmmNetwork[];
   process: GuestProcess;
@@ -89,7 +91,9 @@ export type VmmStatus = {
   /** Field 22 of /proc/<pid>/stat; with pid it names the process for good. */
   pidStartTime: number;
   phase: VmmPhase;
-  /** VMM process start → first frame of init, microseconds. */
+  /** VMM process start (or boot of a process that waited) → vCPUs run, microseconds. */
+  entryUs?: number;
+  /** The same start → first frame of init. */
   bootUs?: number;
   startedAtMs?: number;
   endedAtMs?: number;
@@ -162,6 +166,7 @@ export type VmmLastError = { reason: Reason; message: string };
 
 export const VMM_FILES = {
   spec: "spec.json",
+  pool: "pool.json",
   status: "status.json",
   control: "control.sock",
   vsock: "vsock.sock",

@@ -29,6 +29,8 @@ import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.
 /** Of serial output; what a guest writes past it is dropped. */
 export const CONSOLE_LIMIT_BYTES = MIB;
 const SEED_BYTES = 64;
+/** One per vCPU; one thread serves them all, so more gain nothing. */
+const BLK_QUEUES_MAX = 4;
 
 export type Machine = { vm: Vm; vcpus: number; devices: readonly Device[]; commandLine: string };
 
@@ -39,6 +41,8 @@ export type MachineOptions = {
   consoleFd: number;
   /** The shim connects to "<path>_<port>"; relative to the working directory. */
   vsockPath: string;
+  /** Made ahead; taken when it has the right size, destroyed when it has not. */
+  ahead?: { vm: Vm; cpus: number; memoryMib: number } | null;
 };
 
 /** Files that were opened; closed in one place. */
@@ -63,7 +67,26 @@ export function buildMachine(options: MachineOptions): Machine {
   }
 }
 
-function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Open): Machine {
+type Size = { cpus: number; memoryMib: number };
+
+/** Throws VmmError or ShimError. */
+export function createVm(shim: Shim, { cpus, memoryMib }: Size): Vm {
+  Vm.probe(shim);
+  const { lowLimit, highBase } = LAYOUT;
+  const memoryBytes = memoryMib * MIB;
+  return Vm.create({ vcpus: cpus, memoryBytes, lowLimit, highBase, pit: false }, shim);
+}
+
+function takeVm({ shim, spec, ahead = null }: MachineOptions): Vm {
+  if (ahead !== null) {
+    if (ahead.cpus === spec.cpus && ahead.memoryMib === spec.memoryMib) return ahead.vm;
+    ahead.vm.destroy();
+  }
+  return createVm(shim, spec);
+}
+
+function assemble(options: MachineOptions, open: Open): Machine {
+  const { spec, consoleFd, vsockPath } = options;
   const kernelFd = open(spec.kernelPath, "r", (why) => kernelMissing(spec.kernelPath, why));
   const kernel = fileReader(spec.kernelPath, kernelFd);
   const plan = planKernel(kernel);
@@ -74,9 +97,7 @@ function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Op
   const disks = spec.disks.map((disk) => openDisk(disk.path, disk.readOnly, open));
   const line = commandLine(spec.kernelArgs, [], plan.commandLineMax);
 
-  Vm.probe(shim);
-  const { lowLimit, highBase } = LAYOUT;
-  const vm = Vm.create({ vcpus: spec.cpus, memoryBytes, lowLimit, highBase, pit: false }, shim);
+  const vm = takeVm(options);
   try {
     const memory = new GuestMemory(vm.regions);
     loadSegments(plan, kernel, memory, (gpa, bytes, at) => vm.mapFile(gpa, bytes, kernelFd, at));
@@ -95,7 +116,7 @@ function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Op
     });
     writeAcpi(memory, spec.cpus, devices);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
-    addDevices(vm, devices, disks, consoleFd, vsockPath);
+    addDevices(vm, spec.cpus, devices, disks, consoleFd, vsockPath);
     setVcpus(vm, spec.cpus, plan.entry);
     return { vm, vcpus: spec.cpus, devices, commandLine: line };
   } catch (error) {
@@ -148,6 +169,7 @@ function blockDeviceBytes(stat: Stats): number {
 
 function addDevices(
   vm: Vm,
+  cpus: number,
   devices: readonly Device[],
   disks: readonly OpenDisk[],
   consoleFd: number,
@@ -160,14 +182,15 @@ function addDevices(
     outLimit: CONSOLE_LIMIT_BYTES,
   });
   vm.addPower({ port: POWER_PORT, powerOff: POWER_OFF_VALUE, reset: RESET_VALUE });
+  const queues = Math.min(cpus, BLK_QUEUES_MAX);
   devices.forEach((device, index) => {
     const { base, gsi } = device;
     switch (device.kind) {
       case "blk": {
         const disk = disks[index];
         if (disk === undefined) throw new RangeError(`Disk ${index} was not opened`);
-        const { readOnly, id } = device.disk;
-        vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id });
+        const { readOnly, id, limit = {} } = device.disk;
+        vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id, queues, limit });
         break;
       }
       case "net": {

@@ -11,7 +11,14 @@ const good: VmmSpec = {
   kernelPath: "/k/vmlinux",
   initrdPath: null,
   kernelArgs: "",
-  disks: [{ path: "/d", readOnly: true, id: "root" }],
+  disks: [
+    {
+      path: "/d",
+      readOnly: true,
+      id: "root",
+      limit: { bytesRate: 5, bytesBurst: 0, opsRate: 0, opsBurst: 0 },
+    },
+  ],
   networks: [
     {
       kind: "passt",

@@ -162,6 +162,7 @@ export function parseSpec(json: string): VmmSpec {
         path: path(disk["path"], `disks[${i}].path`),
         readOnly: flag(disk["readOnly"], `disks[${i}].readOnly`),
         id: text(disk["id"], `disks[${i}].id`, 20),
+        limit: limit(disk["limit"], `disks[${i}].limit`),
       };
     }),
     networks: list(from["networks"] ?? [], "networks", NETWORKS_MAX).map((item, i) =>

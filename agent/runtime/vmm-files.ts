@@ -26,7 +26,14 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-const OPTIONAL = ["bootUs", "startedAtMs", "endedAtMs", "exitCode", "exitSignal"] as const;
+const OPTIONAL = [
+  "entryUs",
+  "bootUs",
+  "startedAtMs",
+  "endedAtMs",
+  "exitCode",
+  "exitSignal",
+] as const;
 
 /**
  * Null for anything that is not this machine's status. A VMM speaks for its own

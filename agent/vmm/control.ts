@@ -20,6 +20,8 @@ export type ControlHandler = {
   /** Null = done; else why not. */
   request(request: VmmRequest): Refusal | null;
   metrics(): VmmMetrics;
+  /** The last client has left. */
+  deserted?(): void;
 };
 
 export type ControlServer = {
@@ -38,7 +40,7 @@ export function parseRequest(line: string): VmmRequest | null {
     return null; // not JSON: answered as a bad request
   }
   if (typeof value !== "object" || value === null) return null;
-  const { id, action, signal, timeoutMs } = value as Record<string, unknown>;
+  const { id, action, signal, timeoutMs, mib } = value as Record<string, unknown>;
   const isWhole = (it: unknown, max: number): it is number =>
     typeof it === "number" && Number.isSafeInteger(it) && it >= 0 && it <= max;
   if (!isWhole(id, Number.MAX_SAFE_INTEGER) || !isAction(action)) return null;
@@ -50,6 +52,8 @@ export function parseRequest(line: string): VmmRequest | null {
     case "resume":
     case "kill":
       return { id, action };
+    case "balloon":
+      return isWhole(mib, LIMITS.memoryMaxMib) ? { id, action, mib } : null;
     case "shutdown":
       return isWhole(timeoutMs, LIMITS.stopTimeoutMaxMs) ? { id, action, timeoutMs } : null;
     case "signal":
@@ -132,6 +136,7 @@ export function listenForControl(path: string, handler: ControlHandler): Control
       },
       close(socket) {
         clients.delete(socket.data);
+        if (clients.size === 0) handler.deserted?.();
       },
       // A close follows.
       error: () => undefined,

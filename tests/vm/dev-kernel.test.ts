@@ -178,7 +178,7 @@ guestTest("pause holds a machine still, resume lets it go on, metrics count it",
   await client.until(() => phase() === "paused");
   const before = await metrics();
   expect(before.vcpus[0]?.exitsMmio).toBeGreaterThan(0);
-  expect(before.devices.map(({ kind }) => kind)).toEqual(["blk", "vsock", "rng"]);
+  expect(before.devices.map(({ kind }) => kind)).toEqual(["blk", "vsock", "rng", "balloon"]);
   expect(before.devices[1]?.bytesIn).toBeGreaterThan(0);
   const printed = vmm.output().join("").length;
   // Long enough for ten lines of a machine that is not paused.
@@ -191,6 +191,40 @@ guestTest("pause holds a machine still, resume lets it go on, metrics count it",
   while (vmm.output().join("").length < seen + 20) await Bun.sleep(5);
   client.send({ id: 1_002, action: "shutdown", timeoutMs: 20_000 });
   expect((await vmm.ended()).status).toMatchObject({ exitCode: 143, exitSignal: 15 });
+});
+
+guestTest("a process that waits boots what it is told, or leaves with who started it", async () => {
+  for (const [cpus, memoryMib] of [
+    [1, 128],
+    [2, 64],
+  ]) {
+    const directory = temporary.make(`ahead${cpus}`);
+    writeFileSync(join(directory, VMM_FILES.pool), JSON.stringify({ cpus, memoryMib }));
+    await using vmm = new VmmProcess(directory, null);
+    const client = await vmm.control();
+    expect(await client.reached("waiting")).toBe(true);
+    client.send({ id: 1, action: "pause" });
+    await client.until(() => client.replies.length === 1);
+    expect(client.replies[0]).toMatchObject({ ok: false, reason: "STATE_CONFLICT" });
+    const spec = makeSpec({
+      kernelPath,
+      initrdPath,
+      disks: [{ path: rootfs, readOnly: true, id: "rootfs" }],
+      process: { argv: ["/bin/sh", "-c", "exit 9"], env: [], cwd: "/", user: "", stopSignal: 15 },
+    });
+    writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(spec));
+    client.send({ id: 2, action: "boot" });
+    const { code, status } = await vmm.ended();
+    expect({ code, exitCode: status.exitCode }).toEqual({ code: VMM_EXIT.ended, exitCode: 9 });
+    expect(status.entryUs).toBeLessThan(status.bootUs ?? 0);
+  }
+  const directory = temporary.make("deserted");
+  writeFileSync(join(directory, VMM_FILES.pool), JSON.stringify({ cpus: 1, memoryMib: 64 }));
+  await using vmm = new VmmProcess(directory, null);
+  const client = await vmm.control();
+  expect(await client.reached("waiting")).toBe(true);
+  client.close();
+  expect(await vmm.exited).toBe(VMM_EXIT.ended);
 });
 
 guestTest("a paused machine can be killed", async () => {

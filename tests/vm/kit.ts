@@ -85,10 +85,11 @@ export class VmmProcess implements AsyncDisposable {
   readonly #process: Bun.Subprocess<"ignore", "ignore", "pipe">;
   readonly #stderr: Promise<string>;
 
-  constructor(directory: string, spec: VmmSpec | string, env: Record<string, string> = {}) {
+  /** spec null = the test writes it later, or never. */
+  constructor(directory: string, spec: VmmSpec | string | null, env: Record<string, string> = {}) {
     this.directory = directory;
     const text = typeof spec === "string" ? spec : JSON.stringify(spec);
-    writeFileSync(join(directory, VMM_FILES.spec), text);
+    if (spec !== null) writeFileSync(join(directory, VMM_FILES.spec), text);
     this.#process = Bun.spawn([process.execPath, MAIN, directory], {
       stdin: "ignore",
       stdout: "ignore",
@@ -100,6 +101,10 @@ export class VmmProcess implements AsyncDisposable {
 
   get pid(): number {
     return this.#process.pid;
+  }
+
+  get exited(): Promise<number> {
+    return this.#process.exited;
   }
 
   kill(signal: NodeJS.Signals): void {
@@ -162,6 +167,7 @@ export class ControlClient {
   closed = false;
   #wake: () => void = () => undefined;
   #line = "";
+  #end: () => void = () => undefined;
   #write: (text: string) => void = () => undefined;
 
   /** Null when nobody listens. */
@@ -185,6 +191,7 @@ export class ControlClient {
         },
       },
     });
+    client.#end = () => void socket.end();
     client.#write = (text) => void socket.write(text);
     return client;
   }
@@ -198,6 +205,10 @@ export class ControlClient {
       else this.replies.push(message);
     }
     this.#wake();
+  }
+
+  close(): void {
+    this.#end();
   }
 
   send(request: object): void {

@@ -31,6 +31,8 @@ export type AgentConfig = {
   jail: boolean;
   /** First of 65,536 user numbers for machines that nobody else uses. */
   uidBase: number;
+  /** VMM processes started ahead of their machines; only with jails. */
+  poolSize: number;
   /** As written; the image pipeline parses them. */
   registryMirrors: string;
   registryInsecure: string;
@@ -42,6 +44,8 @@ export type Environment = Record<string, string | undefined>;
 const MIB = 2 ** 20;
 /** A socket's path has 107 bytes: "/machines/<machine id>/vsock.sock_1024" needs 50. */
 const DIR_MAX_BYTES = 57;
+const POOL_SIZE = 1;
+const POOL_SIZE_MAX = 64;
 /** Above what systemd, subuid ranges and directory services hand out. */
 const UID_BASE = 1_900_000_000;
 const UID_BASE_MAX = 2 ** 32 - 2 - 65_536;
@@ -135,6 +139,9 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     throw invalid("LEVERET_KVM_KIND", kvmKind, '"direct" or "lab"');
   const jail = text(env, "LEVERET_JAIL", "on");
   if (jail !== "on" && jail !== "off") throw invalid("LEVERET_JAIL", jail, '"on" or "off"');
+  const poolSize = Number(text(env, "LEVERET_POOL_SIZE", `${POOL_SIZE}`));
+  if (!Number.isSafeInteger(poolSize) || poolSize < 0 || poolSize > POOL_SIZE_MAX)
+    throw invalid("LEVERET_POOL_SIZE", `${poolSize}`, `a number from 0 to ${POOL_SIZE_MAX}`);
   const uidBase = integer(env, "LEVERET_UID_BASE", () => UID_BASE);
   if (uidBase > UID_BASE_MAX)
     throw invalid("LEVERET_UID_BASE", `${uidBase}`, `at most ${UID_BASE_MAX}`);
@@ -161,6 +168,7 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     passt: networkProgram(env),
     jail: jail === "on",
     uidBase,
+    poolSize,
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
     registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
     logLevel,

@@ -92,7 +92,7 @@ function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): D
   }
   checkJail();
   const jail = new Jail({ dir, uidBase: config.uidBase, cgroups: Cgroups.open(log) });
-  return new KvmDriver({ dir, clock, log, jail, passt });
+  return new KvmDriver({ dir, clock, log, jail, passt, poolSize: config.poolSize });
 }
 
 function makeImages(config: AgentConfig, clock: Clock, log: Log): Images {

@@ -4,7 +4,7 @@
  * controllers, still runs machines: what cannot be limited is said once in the log.
  */
 import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Log } from "../../lib/log.ts";
 
 const MIB = 2 ** 20;
@@ -61,6 +61,14 @@ export class Cgroups {
     // A fair share; a hard limit needs a device, and the rate limits of disks have one.
     if (existsSync(join(dir, "io.weight"))) set("io", "io.weight", `default ${IO_WEIGHT}`);
     return dir;
+  }
+
+  /** Moves a process, with what it has, into a machine's group; its old one goes. */
+  admit(pid: number, limits: Limits): void {
+    const dir = this.make(limits);
+    const line = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n").at(-1) ?? "";
+    writeFileSync(join(dir, "cgroup.procs"), `${pid}`);
+    this.remove(basename(line));
   }
 
   /** Safe twice; an empty group that stays is found by the machine's next start. */

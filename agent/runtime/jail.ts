@@ -24,6 +24,16 @@ const UIDS = 65_536;
 /** Output logs and what else a machine writes is far smaller. */
 const FILE_MIN_MIB = 64;
 
+const DISK_MAX_BYTES = 2 ** 42;
+
+/** What of a machine is in its jail; squashfsPath null = its image comes later, by link. */
+export type Contents = Pick<
+  RunRequest,
+  "machineId" | "cpus" | "memoryMib" | "kernelPath" | "initrdPath"
+> & { squashfsPath: string | null };
+
+const OWN_FILES: readonly string[] = [...Object.values(VMM_FILES), `${VMM_FILES.output}.1`];
+
 export type JailOptions = {
   /** First of 65,536 user numbers that nobody else on this host uses. */
   uidBase: number;
@@ -50,32 +60,41 @@ export class Jail {
     this.#options = options;
   }
 
-  /** Gives the machine's directory and all in it to the machine's own user; returns its number. */
+  /**
+   * Gives the machine's directory and its files to the machine's own user; returns its
+   * number. By name: a link to an image that others share must stay root's.
+   */
   claim(dir: string): number {
     // No await from here to the chown: two starts must not find the same number free.
     const owner = lstatSync(dir).uid;
     const uid = this.#isOurs(owner) ? owner : this.#freeUid();
     lchownSync(dir, uid, uid);
-    for (const name of readdirSync(dir)) lchownSync(join(dir, name), uid, uid);
+    const present = new Set(readdirSync(dir));
+    for (const name of OWN_FILES) if (present.has(name)) lchownSync(join(dir, name), uid, uid);
     return uid;
   }
 
   /** What is executed to have `JAILED_ENTRY <dir>` in a jail; it prints the VMM's pid. */
-  async command(request: RunRequest, dir: string, uid: number): Promise<string[]> {
+  async command(request: Contents, dir: string, uid: number): Promise<string[]> {
     const { cgroups, kvmDevice = "/dev/kvm" } = this.#options;
-    const scratch = await stat(join(dir, VMM_FILES.scratch));
-    const largestMib = Math.max(request.memoryMib, scratch.size / MIB, FILE_MIN_MIB);
     const argv = [LAUNCHER, "--uid", `${uid}`, "--dir", dir, "--kvm", kvmDevice];
-    // One page more: the limit is on offsets, and a file of just that size is in order.
-    argv.push("--file-bytes", `${Math.ceil(largestMib) * MIB + 4096}`);
+    argv.push("--file-bytes", `${await fileLimit(request, dir)}`);
     if (cgroups !== null) argv.push("--cgroup", cgroups.make(request));
-    // The image is a file of ours, whatever the umask of the agent that made it.
-    await chmod(request.squashfsPath, 0o644);
-    const files = [request.kernelPath, request.squashfsPath];
+    const files = [request.kernelPath];
+    if (request.squashfsPath !== null) {
+      // The image is a file of ours, whatever the umask of the agent that made it.
+      await chmod(request.squashfsPath, 0o644);
+      files.push(request.squashfsPath);
+    }
     if (request.initrdPath !== null) files.push(request.initrdPath);
     for (const file of files) argv.push(...(await readableFile(file)));
     for (const { source, target } of this.#runtime) argv.push("--file", source, "--at", target);
     return [...argv, "--", process.execPath, JAILED_ENTRY, dir];
+  }
+
+  /** Moves a process that was started ahead under the limits of its machine. */
+  admit(pid: number, request: RunRequest): void {
+    this.#options.cgroups?.admit(pid, request);
   }
 
   /** When the machine's process is gone. Safe twice. */
@@ -96,6 +115,16 @@ export class Jail {
     for (let uid = uidBase; uid < uidBase + UIDS; uid += 1) if (!taken.has(uid)) return uid;
     throw new LvError("NO_CAPACITY", `All ${UIDS} user numbers of this host are in use`);
   }
+}
+
+/** No file of a machine needs more bytes. */
+async function fileLimit({ memoryMib, squashfsPath }: Contents, dir: string): Promise<number> {
+  // Started ahead: its disk is not known yet, and is no larger than a disk may be.
+  if (squashfsPath === null) return DISK_MAX_BYTES;
+  const scratch = await stat(join(dir, VMM_FILES.scratch));
+  const largestMib = Math.max(memoryMib, scratch.size / MIB, FILE_MIN_MIB);
+  // One page more: the limit is on offsets, and a file of just that size is in order.
+  return Math.ceil(largestMib) * MIB + 4096;
 }
 
 /** Throws CONFIG_INVALID when this process cannot make jails at all. */

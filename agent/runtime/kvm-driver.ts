@@ -16,11 +16,19 @@ import type { Driver, Found, MachineRun, RunRequest } from "./driver.ts";
 import type { Hook, HookContext } from "./hooks/hook.ts";
 import { passtHook } from "./hooks/network.ts";
 import { rootfsHook } from "./hooks/rootfs.ts";
-import { directoryHook, jailHook, type Launch, plainLaunch, vmmHook } from "./hooks/vmm.ts";
+import {
+  directoryHook,
+  jailHook,
+  type Launch,
+  plainLaunch,
+  vmmHook,
+  warmHook,
+} from "./hooks/vmm.ts";
 import { type Jail, JAILED_ENTRY } from "./jail.ts";
 import { killPasst } from "./passt.ts";
 import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
 import { VmmProcess } from "./supervise.ts";
+import { isPoolName, Pool } from "./pool.ts";
 import { readStatus, removeRunFiles } from "./vmm-files.ts";
 
 /** Long: on a host that is busy a healthy VMM may be slow, and giving up kills it. */
@@ -40,6 +48,8 @@ export type KvmDriverOptions = {
   hooks?: Hook[];
   /** Null = the VMM runs as what the agent is, with all it can see. */
   jail?: Jail | null;
+  /** Processes that wait for machines, in jails; 0 = every start is a cold one. */
+  poolSize?: number;
   /** The path of passt; null = machines have no network. */
   passt?: string | null;
 };
@@ -49,7 +59,7 @@ export function vmmCommand(): string[] {
   return [process.execPath, join(dirname(import.meta.dir), "vmm", "main.ts")];
 }
 
-function hooksFor(command: string[], options: KvmDriverOptions): Hook[] {
+function hooksFor(command: string[], options: KvmDriverOptions, pool: Pool | null): Hook[] {
   const { jail = null, passt = null, clock } = options;
   const network = passt === null ? [] : [passtHook(passt, clock)];
   if (jail === null)
@@ -58,12 +68,15 @@ function hooksFor(command: string[], options: KvmDriverOptions): Hook[] {
     argv: ({ request, dir, uid }) => jail.command(request, dir, uid ?? jail.claim(dir)),
     forks: true,
   };
-  return [directoryHook, rootfsHook, jailHook(jail), ...network, vmmHook(jailed, clock)];
+  const warm = pool === null ? [] : [warmHook(pool)];
+  const hooks = [directoryHook, rootfsHook, jailHook(jail), ...network, vmmHook(jailed, clock)];
+  return [...warm, ...hooks];
 }
 
 export class KvmDriver implements Driver {
   readonly #options: KvmDriverOptions;
   readonly #hooks: Hook[];
+  readonly #pool: Pool | null;
   readonly #entryNames: readonly string[];
   readonly #runs = new Map<string, VmmProcess>();
 
@@ -72,7 +85,9 @@ export class KvmDriver implements Driver {
     this.#options = options;
     // With and without a jail: an agent adopts what it started before it was configured anew.
     this.#entryNames = [basename(command.at(-1) ?? ""), basename(JAILED_ENTRY)];
-    this.#hooks = options.hooks ?? hooksFor(command, options);
+    const { jail = null, poolSize: size = 0, dir, clock, log } = options;
+    this.#pool = jail !== null && size > 0 ? new Pool({ dir, size, jail, clock, log }) : null;
+    this.#hooks = options.hooks ?? hooksFor(command, options, this.#pool);
   }
 
   async start(request: RunRequest, signal: AbortSignal): Promise<MachineRun> {
@@ -84,6 +99,7 @@ export class KvmDriver implements Driver {
       madeDirectory: false,
       madeScratch: false,
       uid: null,
+      warm: null,
       network: null,
       run: null,
     };
@@ -107,6 +123,7 @@ export class KvmDriver implements Driver {
   async find(): Promise<Found[]> {
     await mkdir(this.#options.dir, { recursive: true, mode: 0o700 });
     const alive = this.#vmmsByMachine();
+    await this.#removeOldPool(alive);
     const ids = new Set([...alive.keys(), ...readdirSync(this.#options.dir)]);
     return Promise.all(
       [...ids]
@@ -130,7 +147,13 @@ export class KvmDriver implements Driver {
   }
 
   close(): void {
+    this.#pool?.close();
     for (const run of this.#runs.values()) run.detach();
+  }
+
+  /** Machines that could start at once. */
+  get warm(): number {
+    return this.#pool?.ready ?? 0;
   }
 
   #dirOf(machineId: string): string {
@@ -184,14 +207,34 @@ export class KvmDriver implements Driver {
       if (pid === process.pid || !last.startsWith(prefix)) continue;
       // Not somebody's `ls` of the directory.
       if (!this.#entryNames.includes(basename(argv.at(-2) ?? ""))) continue;
-      const machineId = last.slice(prefix.length);
+      const name = last.slice(prefix.length);
       const startTime = startTimeOf(pid);
-      if (!MachineId.is(machineId) || startTime === null) continue;
+      if (startTime === null) continue;
+      const machineId = isPoolName(name) ? (this.#machineOf(pid, startTime) ?? name) : name;
+      if (!MachineId.is(machineId) && !isPoolName(machineId)) continue;
       const names = found.get(machineId) ?? [];
       names.push({ pid, startTime });
       found.set(machineId, names);
     }
     return found;
+  }
+
+  /** The machine that a process of a pool became: its directory's status names it. */
+  #machineOf(pid: number, startTime: number): string | null {
+    const { dir } = this.#options;
+    const isIts = (machineId: string): boolean => {
+      const status = readStatus(join(dir, machineId), machineId);
+      return status?.pid === pid && status.pidStartTime === startTime;
+    };
+    return readdirSync(dir).find((name) => MachineId.is(name) && isIts(name)) ?? null;
+  }
+
+  /** What an agent that crashed had started ahead. */
+  async #removeOldPool(alive: Map<string, ProcessName[]>): Promise<void> {
+    for (const [id, names] of alive)
+      if (isPoolName(id)) for (const name of names) await this.#killNow(name);
+    for (const name of readdirSync(this.#options.dir))
+      if (isPoolName(name)) await rm(this.#dirOf(name), { recursive: true, force: true });
   }
 
   /** Pid, start time and a handshake on the control socket make a run ours. */

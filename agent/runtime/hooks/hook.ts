@@ -5,6 +5,7 @@
  */
 import type { VmmNetwork } from "../../../proto/vmm.ts";
 import type { RunRequest } from "../driver.ts";
+import type { Warm } from "../pool.ts";
 import type { VmmProcess } from "../supervise.ts";
 
 export type HookContext = {
@@ -19,6 +20,8 @@ export type HookContext = {
   uid: number | null;
   /** What the network hook set up; null = the machine has none. */
   network: { device: VmmNetwork; resolvConf: string } | null;
+  /** A process that was started ahead; null = the start is a cold one. */
+  warm: Warm | null;
   run: VmmProcess | null;
 };
 

@@ -5,6 +5,7 @@ import type { Clock } from "../../../lib/clock.ts";
 import { LIMITS } from "../../../lib/limits.ts";
 import { VMM_FILES, type VmmSpec } from "../../../proto/vmm.ts";
 import type { Jail } from "../jail.ts";
+import { type Pool, WARM_IMAGE } from "../pool.ts";
 import { spawnVmm, VmmProcess } from "../supervise.ts";
 import { removeRunFiles } from "../vmm-files.ts";
 import type { Hook, HookContext } from "./hook.ts";
@@ -22,19 +23,38 @@ export const plainLaunch = (command: string[]): Launch => ({
   forks: false,
 });
 
+/** First of all: a process of the pool brings the machine's directory with it. */
+export function warmHook(pool: Pool): Hook {
+  return {
+    name: "warm",
+    async up(context) {
+      context.warm = pool.take(context.request, context.dir);
+      context.madeDirectory = context.warm !== null;
+    },
+    async down({ warm }) {
+      warm?.discard();
+    },
+  };
+}
+
 export const directoryHook: Hook = {
   name: "directory",
   async up(context) {
     // Undefined = it was there: an earlier run's, with its output and its disk.
-    context.madeDirectory =
-      (await mkdir(context.dir, { recursive: true, mode: 0o700 })) !== undefined;
+    const made = await mkdir(context.dir, { recursive: true, mode: 0o700 });
+    context.madeDirectory ||= made !== undefined;
   },
   async down(context) {
     if (context.madeDirectory) await rm(context.dir, { recursive: true, force: true });
   },
 };
 
-export function specFor({ request, dir, network }: HookContext): VmmSpec {
+export function specFor({ request, dir: host, network, warm }: HookContext): VmmSpec {
+  // A path in the machine's directory, as its VMM has it.
+  const dir = warm?.inside ?? host;
+  const device = network?.device ?? null;
+  const name = device?.name.replace(`${host}/`, `${dir}/`) ?? "";
+  const image = warm === null ? request.squashfsPath : join(dir, WARM_IMAGE);
   return {
     version: 1,
     machineId: request.machineId,
@@ -45,10 +65,10 @@ export function specFor({ request, dir, network }: HookContext): VmmSpec {
     initrdPath: request.initrdPath,
     kernelArgs: request.kernelArgs,
     disks: [
-      { path: request.squashfsPath, readOnly: true, id: "rootfs" },
+      { path: image, readOnly: true, id: "rootfs" },
       { path: join(dir, VMM_FILES.scratch), readOnly: false, id: "scratch" },
     ],
-    networks: network === null ? [] : [network.device],
+    networks: device === null ? [] : [{ ...device, name }],
     process: request.process,
     hostname: request.hostname,
     resolvConf: network?.resolvConf ?? "",
@@ -75,7 +95,7 @@ export function vmmHook(launch: Launch, clock: Clock): Hook {
     name: "vmm",
     async up(context) {
       const { dir, request } = context;
-      removeRunFiles(dir);
+      if (context.warm === null) removeRunFiles(dir);
       // The last word of an earlier run must not pass for this one's.
       await rm(join(dir, VMM_FILES.status), { force: true });
       const spec = await open(join(dir, VMM_FILES.spec), "wx", 0o600);
@@ -87,7 +107,9 @@ export function vmmHook(launch: Launch, clock: Clock): Hook {
       }
       context.signal.throwIfAborted();
       const { machineId, incarnation } = request;
-      const name = await spawnVmm(await launch.argv(context), dir, launch.forks);
+      const { warm } = context;
+      const name = warm?.name ?? (await spawnVmm(await launch.argv(context), dir, launch.forks));
+      await warm?.boot();
       context.run = new VmmProcess({ dir, machineId, incarnation, name, clock });
     },
     async down(context) {

@@ -89,6 +89,18 @@ export const NET_CONFIG = {
   name: 96,
 } as const;
 export const NET_NAME_BYTES = 104;
+export const BALLOON_CONFIG = {
+  bytes: 16,
+  size: 0,
+  gsi: 4,
+  base: 8,
+} as const;
+export const BALLOON_STATS = {
+  bytes: 96,
+  targetPages: 0,
+  actualPages: 8,
+  guest: 16,
+} as const;
 export const RNG_CONFIG = {
   bytes: 16,
   size: 0,

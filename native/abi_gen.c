@@ -102,6 +102,16 @@ static void print_devices(void)
 	FIELD(lv_net_config, name);
 	CLOSE();
 	NUMBER("NET_NAME_BYTES", sizeof(((struct lv_net_config *)0)->name));
+	OPEN("BALLOON_CONFIG", lv_balloon_config);
+	FIELD(lv_balloon_config, size);
+	FIELD(lv_balloon_config, gsi);
+	FIELD(lv_balloon_config, base);
+	CLOSE();
+	OPEN("BALLOON_STATS", lv_balloon_stats);
+	FIELD(lv_balloon_stats, target_pages);
+	FIELD(lv_balloon_stats, actual_pages);
+	FIELD(lv_balloon_stats, guest);
+	CLOSE();
 	OPEN("RNG_CONFIG", lv_rng_config);
 	FIELD(lv_rng_config, size);
 	FIELD(lv_rng_config, gsi);

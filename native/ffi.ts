@@ -18,6 +18,10 @@ import * as abi from "./abi.gen.ts";
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
 const CPUID_MAX_ENTRIES = 256;
+const PAGE_BYTES = 4_096;
+/** Tags of virtio 1.2, 5.5.6.3. */
+const STAT_FREE = 4;
+const STAT_AVAILABLE = 6;
 
 const SYMBOLS = {
   lv_abi_version: { args: [], returns: "u32" },
@@ -34,6 +38,9 @@ const SYMBOLS = {
   lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_power_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_debug_add: { args: ["ptr", "u16"], returns: "i32" },
+  lv_balloon_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_balloon_set: { args: ["ptr", "u32", "u32"], returns: "i32" },
+  lv_balloon_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
   lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_net_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
@@ -153,6 +160,9 @@ export type NetConfig = {
   rx: Limit;
   tx: Limit;
 };
+export type BalloonConfig = { base: number; gsi: number };
+/** Bytes; the guest's are as of the call before, which asked it for new ones. */
+export type BalloonStats = { target: number; actual: number; free: number; available: number };
 export type RngConfig = { base: number; gsi: number };
 /** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
 export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
@@ -412,6 +422,33 @@ export class Vm {
     view.setUint16(at.mtu, config.mtu, true);
     setText(view, at.name, abi.NET_NAME_BYTES, 1, config.name);
     return check("lv_net_add", this.#shim.lv_net_add(this.#vm, asBytes(view)));
+  }
+
+  addBalloon(config: BalloonConfig): number {
+    const at = abi.BALLOON_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    return check("lv_balloon_add", this.#shim.lv_balloon_add(this.#vm, asBytes(view)));
+  }
+
+  /** How much the guest is to give back; it may take it again when it runs out of memory. */
+  setBalloon(device: number, bytes: number): void {
+    const pages = Math.floor(bytes / PAGE_BYTES);
+    check("lv_balloon_set", this.#shim.lv_balloon_set(this.#vm, device, pages));
+  }
+
+  balloonStats(device: number): BalloonStats {
+    const at = abi.BALLOON_STATS;
+    const view = new DataView(new ArrayBuffer(at.bytes));
+    check("lv_balloon_stats", this.#shim.lv_balloon_stats(this.#vm, device, asBytes(view)));
+    const guest = (tag: number): number => getU64(view, at.guest + 8 * tag);
+    return {
+      target: getU64(view, at.targetPages) * PAGE_BYTES,
+      actual: getU64(view, at.actualPages) * PAGE_BYTES,
+      free: guest(STAT_FREE),
+      available: guest(STAT_AVAILABLE),
+    };
   }
 
   addRng(config: RngConfig): number {

@@ -117,8 +117,9 @@ struct lv_limit {
 };
 
 /* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
- * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 4 rng, 19 vsock.
- * Each lv_*_add of one returns the device's index, 0 for the first. */
+ * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 4 rng, 5
+ * balloon, 19 vsock. Each lv_*_add of one returns the device's index, 0 for the
+ * first. */
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
@@ -156,6 +157,27 @@ struct lv_rng_config {
 	uint64_t base;
 };
 int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config);
+
+/* Pages of 4 KiB: lv_balloon_set says how many the guest is to give back. It
+ * may take them again when it runs out of memory; free ones it reports by
+ * itself. */
+struct lv_balloon_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+};
+int lv_balloon_add(struct lv_vm *vm, const struct lv_balloon_config *config);
+int lv_balloon_set(struct lv_vm *vm, uint32_t device, uint32_t pages);
+
+/* guest[] by tag (virtio 1.2, 5.5.6.3): swap in, swap out, major faults, minor
+ * faults, free, total, available, caches, huge pages got, huge pages denied; as
+ * of the call before, which asked the guest for new ones. */
+#define LV_BALLOON_STATS 10
+struct lv_balloon_stats {
+	uint64_t target_pages, actual_pages, guest[LV_BALLOON_STATS];
+};
+int lv_balloon_stats(struct lv_vm *vm, uint32_t device,
+		     struct lv_balloon_stats *out);
 
 /* vsock with Firecracker's unix socket mapping: a guest connection to host
  * (CID 2) port P connects to "<path>_P"; a host process that connects to

@@ -4,7 +4,7 @@
  *
  * A machine's directory (`<agent dir>/machines/<machine id>/`):
  *   spec.json            VmmSpec, written by the supervisor before the spawn
- *   pool.json            until there is a spec.json: {cpus, memoryMib} to be ready for;
+ *   pool.json            until there is a spec.json: VmmExpected;
  *                        also names the process's first directory in its arguments
  *   status.json          VmmStatus, replaced atomically by the VMM at each change,
  *                        before the change is announced; the last word on how a run
@@ -66,6 +66,9 @@ export type VmmLimit = {
   opsBurst?: number;
 };
 
+/** pool.json: the machine that a process started ahead is to be ready for. */
+export type VmmExpected = Pick<VmmSpec, "cpus" | "memoryMib" | "kernelPath" | "initrdPath">;
+
 export type GuestProcess = {
   argv: string[];
   /** "KEY=value" */
@@ -117,6 +120,8 @@ export type VmmRequest =
   | { id: number; action: "boot" }
   | { id: number; action: "pause" }
   | { id: number; action: "resume" }
+  /** How much memory the guest is to give back; it may take it again rather than run out. */
+  | { id: number; action: "balloon"; mib: number }
   /** The guest switches itself off, or is killed after timeoutMs. */
   | { id: number; action: "shutdown"; timeoutMs: number }
   /** Sends a signal to the image's process (0 = its stopSignal), kills the machine after timeoutMs. */
@@ -144,6 +149,8 @@ export type VmmMetrics = {
     dropped: number;
     errors: number;
   }[];
+  /** Bytes; what the guest says of itself is as of the request before. Absent before the start. */
+  balloon?: { target: number; actual: number; free: number; available: number };
 };
 
 /** Pushed to every client: at once after it connects, then at each change. */

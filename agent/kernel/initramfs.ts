@@ -15,6 +15,7 @@ export const GUEST_MODULES = [
   "squashfs",
   "overlay",
   "virtio-rng",
+  "virtio_balloon",
 ] as const;
 
 export type Module = { file: string; data: Uint8Array };

@@ -5,6 +5,7 @@
  *   boot      a process that was started ahead of its machine reads spec.json and begins
  *   pause     vCPUs and devices stand still; time goes on
  *   resume
+ *   balloon   so much of its memory the guest is to give back
  *   signal    to the image's process
  *   stop      the process's own way to end, killed with its machine after a while
  *   shutdown  the guest ends its processes, syncs and switches itself off through ACPI;
@@ -21,6 +22,7 @@ export const ALLOWED: Record<VmmAction, readonly VmmPhase[]> = {
   boot: ["waiting"],
   pause: ["running"],
   resume: ["paused"],
+  balloon: ["running"],
   signal: ["running", "stopping"],
   stop: LIVING,
   shutdown: LIVING,

@@ -11,7 +11,8 @@ type Kind =
   | { kind: "blk"; disk: Disk }
   | { kind: "net"; network: VmmNetwork }
   | { kind: "vsock" }
-  | { kind: "rng" };
+  | { kind: "rng" }
+  | { kind: "balloon" };
 export type Device = { base: number; gsi: number } & Kind;
 
 /** The guest's address on its own vsock; a machine has one neighbour, the host (2). */
@@ -23,6 +24,7 @@ export function layoutDevices({ disks, networks }: Pick<VmmSpec, "disks" | "netw
     ...networks.map((network) => ({ kind: "net" as const, network })),
     { kind: "vsock" },
     { kind: "rng" },
+    { kind: "balloon" },
   ];
   return kinds.map((kind, index) => ({
     base: LAYOUT.virtioBase + index * VIRTIO_MMIO_BYTES,

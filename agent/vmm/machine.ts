@@ -211,6 +211,9 @@ function addDevices(
       case "vsock":
         vm.addVsock({ base, gsi, guestCid: GUEST_CID, path: vsockPath });
         break;
+      case "balloon":
+        vm.addBalloon({ base, gsi });
+        break;
       case "rng":
         vm.addRng({ base, gsi });
         break;

@@ -15,6 +15,7 @@ import {
 } from "../../proto/vmm.ts";
 import { lastConsoleLine, openConsole } from "./console.ts";
 import { type ControlServer, listenForControl } from "./control.ts";
+import type { Device } from "./devices.ts";
 import { errorCode, errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
 import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
 import { buildMachine, type Machine } from "./machine.ts";

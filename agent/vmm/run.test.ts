@@ -72,6 +72,7 @@ function world() {
       it.vm.push("pause");
       return true;
     },
+    setBalloon: (bytes) => it.vm.push(`balloon ${bytes}`),
     resumeVm: () => it.vm.push("resume"),
     stopVm: () => (it.stops += 1),
     changed: (state) => states.push(state),
@@ -297,6 +298,7 @@ test("the table says for every action in which phase it is allowed", () => {
     "boot x.....",
     "pause ..x...",
     "resume ...x..",
+    "balloon ..x...",
     "signal ..x.x.",
     "stop .xxxx.",
     "shutdown .xxxx.",

@@ -57,6 +57,7 @@ export type RunPorts = {
   lastConsoleLine(): string;
   /** False when the VM has ended already. */
   pauseVm(): boolean;
+  setBalloon(bytes: number): void;
   resumeVm(): void;
   stopVm(): void;
   /** Called at each change, after which `state` is the new one. */
@@ -204,6 +205,8 @@ export class Run implements GuestHandler {
       case "resume":
         this.#resume();
         return null;
+      case "balloon":
+        return this.#balloon(request.mib);
       case "shutdown":
         return this.#shutdown(request.timeoutMs);
       case "kill":
@@ -237,6 +240,14 @@ export class Run implements GuestHandler {
     if (this.#state.phase === "running" && this.#end === null)
       this.#change({ ...this.#state, phase: "stopping" });
     if (this.#end === null) this.#ports.sendToGuest(encodeSignal(signal));
+    return null;
+  }
+
+  #balloon(mib: number): Refusal | null {
+    const { memoryMib } = this.#ports.spec;
+    if (mib > memoryMib)
+      return { reason: "BAD_REQUEST", message: `The machine has ${memoryMib} MiB, not ${mib}` };
+    this.#ports.setBalloon(mib * 2 ** 20);
     return null;
   }
 

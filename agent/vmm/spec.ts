@@ -8,8 +8,8 @@ import { VMM_EXIT } from "../../proto/vmm.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { VmmError } from "./errors.ts";
 
-/** The rest of the 19 interrupts and 16 devices belongs to vsock and rng. */
-export const DISKS_MAX = 12;
+/** Of 16 devices; the rest are vsock, rng and balloon. */
+export const DISKS_MAX = 11;
 export const NETWORKS_MAX = 2;
 const KERNEL_ARGS_MAX_LENGTH = 1_500;
 

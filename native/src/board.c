@@ -181,6 +181,7 @@ static int plug(struct lv_vm *vm, struct lv_device *device, int error,
 		return plug(vm, device, error, config->base, config->gsi);     \
 	}
 
+ADD_DEVICE(balloon)
 ADD_DEVICE(blk)
 ADD_DEVICE(net)
 ADD_DEVICE(rng)
@@ -235,6 +236,35 @@ int lv_debug_add(struct lv_vm *vm, uint16_t port)
 		return -EEXIST;
 	vm->debug_port = port;
 	vm->has_debug = true;
+	return 0;
+}
+
+static struct lv_device *balloon_at(const struct lv_vm *vm, uint32_t index)
+{
+	if (index >= vm->device_count ||
+	    vm->device[index]->ops->id != LV_BALLOON_ID)
+		return NULL;
+	return vm->device[index];
+}
+
+int lv_balloon_set(struct lv_vm *vm, uint32_t index, uint32_t pages)
+{
+	struct lv_device *device = balloon_at(vm, index);
+
+	if (device == NULL)
+		return -ENOENT;
+	lv_balloon_resize(device, pages);
+	return 0;
+}
+
+int lv_balloon_stats(struct lv_vm *vm, uint32_t index,
+		     struct lv_balloon_stats *out)
+{
+	struct lv_device *device = balloon_at(vm, index);
+
+	if (device == NULL)
+		return -ENOENT;
+	lv_balloon_read(device, out);
 	return 0;
 }
 

@@ -167,6 +167,8 @@ struct lv_device {
 	uint64_t features; /* offered */
 	uint8_t config[64];
 	uint32_t config_bytes;
+	uint32_t
+	    config_writable; /* offset of a u32 the driver sets; 0 = none */
 	uint32_t queues;
 	int irq_fd;
 	int kick_fd[LV_QUEUES_MAX];
@@ -261,6 +263,13 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
 int lv_rng_new(const struct lv_rng_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
+int lv_balloon_new(const struct lv_balloon_config *config,
+		   const struct lv_mem *mem, struct lv_events *events,
+		   struct lv_device **out);
+#define LV_BALLOON_ID 5u
+/* Any thread. */
+void lv_balloon_resize(struct lv_device *device, uint32_t pages);
+void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out);
 int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,

@@ -469,7 +469,14 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 	uint32_t value;
 	bool good;
 
-	/* No device of ours has a writable configuration. */
+	/* Little of a configuration is the driver's to write. */
+	if (device->config_writable != 0 && len == 4 &&
+	    offset == CONFIG_SPACE + device->config_writable) {
+		(void)pthread_mutex_lock(&device->lock);
+		memcpy(device->config + device->config_writable, data, len);
+		(void)pthread_mutex_unlock(&device->lock);
+		return;
+	}
 	if (offset >= CONFIG_SPACE || len != 4 || offset % 4 != 0) {
 		LV_COUNT(device, malformed, 1);
 		return;

@@ -199,7 +199,10 @@ guestTest("a process that waits boots what it is told, or leaves with who starte
     [2, 64],
   ]) {
     const directory = temporary.make(`ahead${cpus}`);
-    writeFileSync(join(directory, VMM_FILES.pool), JSON.stringify({ cpus, memoryMib }));
+    writeFileSync(
+      join(directory, VMM_FILES.pool),
+      JSON.stringify({ cpus, memoryMib, kernelPath, initrdPath }),
+    );
     await using vmm = new VmmProcess(directory, null);
     const client = await vmm.control();
     expect(await client.reached("waiting")).toBe(true);

@@ -27,7 +27,7 @@ import { join } from "node:path";
 import type { Clock } from "../../lib/clock.ts";
 import type { Log } from "../../lib/log.ts";
 import { LvError } from "../../proto/errors.ts";
-import { VMM_FILES } from "../../proto/vmm.ts";
+import { VMM_FILES, type VmmExpected } from "../../proto/vmm.ts";
 import type { RunRequest } from "./driver.ts";
 import type { Jail } from "./jail.ts";
 import { isAlive, type ProcessName, signalProcess } from "./proc.ts";
@@ -169,8 +169,9 @@ export class Pool {
     mkdirSync(dir, { mode: 0o700 });
     let name: ProcessName | null = null;
     try {
-      const { cpus, memoryMib } = shape;
-      writeFileSync(join(dir, VMM_FILES.pool), JSON.stringify({ cpus, memoryMib }));
+      const { cpus, memoryMib, kernelPath, initrdPath } = shape;
+      const expected: VmmExpected = { cpus, memoryMib, kernelPath, initrdPath };
+      writeFileSync(join(dir, VMM_FILES.pool), JSON.stringify(expected));
       const uid = jail.claim(dir);
       const argv = await jail.command({ ...shape, machineId: id, squashfsPath: null }, dir, uid);
       name = await spawnVmm(argv, dir, true);

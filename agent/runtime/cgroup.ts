@@ -3,7 +3,14 @@
  * process and entered by its launcher. A host without cgroup v2, or without one of the
  * controllers, still runs machines: what cannot be limited is said once in the log.
  */
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, join } from "node:path";
 import type { Log } from "../../lib/log.ts";
 
@@ -18,12 +25,15 @@ const PERIOD_US = 100_000;
 const IO_CPUS = 0.5;
 const PIDS_BEYOND_VCPUS = 64;
 const IO_WEIGHT = 100;
+const REMOVE_EVERY_MS = 100;
+const REMOVE_TRIES = 50;
 
 type Limits = { machineId: string; cpus: number; memoryMib: number };
 
 export class Cgroups {
   readonly #root: string;
   readonly #controllers: ReadonlySet<Controller>;
+  readonly #wanted = new Set<string>();
 
   private constructor(root: string, controllers: ReadonlySet<Controller>) {
     this.#root = root;
@@ -43,6 +53,9 @@ export class Cgroups {
       log.warn({ err: error }, "no cgroup v2: machines are not limited by cgroups");
       return null;
     }
+    // What earlier agents left; a group with a process in it stays.
+    for (const entry of readdirSync(root, { withFileTypes: true }))
+      if (entry.isDirectory()) removed(join(root, entry.name));
     const missing = CONTROLLERS.filter((name) => !usable.has(name));
     if (missing.length > 0) log.warn({ missing }, "machines are not limited by these controllers");
     return new Cgroups(root, usable);
@@ -51,6 +64,7 @@ export class Cgroups {
   /** Makes the machine's group with its limits; returns its directory. */
   make({ machineId, cpus, memoryMib }: Limits): string {
     const dir = join(this.#root, machineId);
+    this.#wanted.add(machineId);
     mkdirSync(dir, { recursive: true });
     const set = (controller: Controller, file: string, value: string): void => {
       if (this.#controllers.has(controller)) writeFileSync(join(dir, file), value);
@@ -71,13 +85,26 @@ export class Cgroups {
     this.remove(basename(line));
   }
 
-  /** Safe twice; an empty group that stays is found by the machine's next start. */
+  /** Safe twice. Goes on by itself while a last thread is still leaving the kernel. */
   remove(machineId: string): void {
-    try {
-      rmdirSync(join(this.#root, machineId));
-    } catch {
-      // Not there, or a last thread of the machine is still leaving the kernel.
-    }
+    this.#wanted.delete(machineId);
+    this.#tryRemove(machineId, REMOVE_TRIES);
+  }
+
+  #tryRemove(machineId: string, tries: number): void {
+    // Its machine may have started again meanwhile.
+    if (this.#wanted.has(machineId) || removed(join(this.#root, machineId)) || tries <= 1) return;
+    setTimeout(() => this.#tryRemove(machineId, tries - 1), REMOVE_EVERY_MS).unref();
+  }
+}
+
+/** False when there is something in it. */
+function removed(dir: string): boolean {
+  try {
+    rmdirSync(dir);
+    return true;
+  } catch (error) {
+    return error instanceof Error && "code" in error && error.code === "ENOENT";
   }
 }
 

@@ -23,7 +23,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Clock } from "../../lib/clock.ts";
 import type { Log } from "../../lib/log.ts";
 import { LvError } from "../../proto/errors.ts";
@@ -36,7 +36,7 @@ import { VmmClient } from "./vmm-client.ts";
 
 /** As long as a machine's: socket paths are. */
 const NAME = /^pol_[0-9a-f]{20}$/;
-const READY_TIMEOUT_MS = 10_000;
+const READY_TIMEOUT_MS = 60_000;
 const POLL_MS = 5;
 /** A start that has just been served is busy booting: it goes first. */
 const REFILL_AFTER_MS = 200;
@@ -119,6 +119,7 @@ export class Pool {
       // An image on another file system, for one: the machine starts without us.
       this.#options.log.warn({ err: error }, "a process of the pool could not be used");
       discard();
+      this.#options.jail.leave(basename(inside));
       rmSync(inside, { recursive: true, force: true });
       return null;
     }
@@ -133,6 +134,7 @@ export class Pool {
     for (const { name, client, dir } of this.#members.splice(0)) {
       signalProcess(name, "SIGKILL");
       client.close();
+      this.#options.jail.leave(basename(dir));
       rmSync(dir, { recursive: true, force: true });
     }
   }
@@ -184,6 +186,7 @@ export class Pool {
       throw new LvError("VMM_FAULT", "A VMM process of the pool does not get ready");
     } catch (error) {
       if (name !== null) signalProcess(name, "SIGKILL");
+      jail.leave(id);
       rmSync(dir, { recursive: true, force: true });
       throw error;
     }

@@ -14,6 +14,26 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import * as abi from "./abi.gen.ts";
+import type {
+  VmConfig,
+  Region,
+  VcpuState,
+  SerialConfig,
+  PowerConfig,
+  BlkConfig,
+  Limit,
+  NetConfig,
+  BalloonConfig,
+  BalloonStats,
+  RngConfig,
+  VsockConfig,
+  VmEventKind,
+  VmEvent,
+  VcpuStats,
+  DeviceStats,
+} from "./ffi-types.ts";
+
+export type * from "./ffi-types.ts";
 
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
@@ -46,6 +66,7 @@ const SYMBOLS = {
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vm_confine: { args: ["ptr"], returns: "i32" },
+  lv_vm_pulse: { args: ["ptr", "u32"], returns: "i32" },
   lv_vm_start: { args: ["ptr"], returns: "i32" },
   lv_vm_pause: { args: ["ptr"], returns: "i32" },
   lv_vm_resume: { args: ["ptr"], returns: "i32" },
@@ -103,106 +124,6 @@ export function openShim(path = join(import.meta.dir, "out/libleveret.so")): Shi
   }
   return shim;
 }
-
-export type VmConfig = {
-  vcpus: number;
-  memoryBytes: number;
-  /** RAM up to this gpa is region 0; the rest starts at highBase. */
-  lowLimit: number;
-  highBase: number;
-  /** Create the in-kernel PIT; guests with ACPI need none. */
-  pit: boolean;
-};
-
-/** A window of guest RAM, at most 2 GiB long; together they cover all of it, in order of gpa. */
-export type Region = { gpa: number; len: number; view: ArrayBuffer };
-
-export type VcpuState = keyof typeof abi.VCPU_STATE;
-
-export type SerialConfig = {
-  port: number;
-  gsi: number;
-  /** Duplicated by the shim; -1 discards the output. */
-  outFd: number;
-  /** Bytes ever written to outFd; 0 = no limit. */
-  outLimit: number;
-};
-export type PowerConfig = { port: number; powerOff: number; reset: number };
-export type BlkConfig = {
-  base: number;
-  gsi: number;
-  /** Duplicated by the shim. */
-  fd: number;
-  readOnly: boolean;
-  bytes: number;
-  /** GET_ID: at most 20 bytes of ASCII. */
-  id: string;
-  /** 1 to 8. */
-  queues: number;
-  limit: Limit;
-};
-/** Token buckets; a rate of 0 (or none given) is no limit, a burst of 0 a second's worth. */
-export type Limit = {
-  bytesRate?: number;
-  bytesBurst?: number;
-  opsRate?: number;
-  opsBurst?: number;
-};
-export type NetConfig = {
-  base: number;
-  gsi: number;
-  /** A TAP interface's name or the path of a user-mode stack's socket. */
-  kind: "tap" | "socket";
-  name: string;
-  mac: Uint8Array;
-  mtu: number;
-  /** Into the guest. */
-  rx: Limit;
-  tx: Limit;
-};
-export type BalloonConfig = { base: number; gsi: number };
-/** Bytes; the guest's are as of the call before, which asked it for new ones. */
-export type BalloonStats = { target: number; actual: number; free: number; available: number };
-export type RngConfig = { base: number; gsi: number };
-/** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
-export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
-
-export type VmEventKind =
-  "power_off" | "reset" | "debug" | "vcpu_failed" | "device_failed" | "host_failed";
-
-/** What each field means for a kind: enum lv_event_kind in leveret.h. */
-export type VmEvent = {
-  kind: VmEventKind;
-  vcpu: number;
-  device: number;
-  detail: number;
-  value: number;
-  /** errno or 0. */
-  error: number;
-  /** CLOCK_MONOTONIC. */
-  timeNs: number;
-  /** 16 instruction bytes of a failed emulation, else zeros. */
-  bytes: Uint8Array;
-};
-
-export type VcpuStats = {
-  exitsPio: number;
-  exitsMmio: number;
-  exitsIntr: number;
-  exitsOther: number;
-};
-export type DeviceStats = {
-  notifies: number;
-  interrupts: number;
-  requests: number;
-  bytesIn: number;
-  bytesOut: number;
-  malformed: number;
-  dropped: number;
-  errors: number;
-  /** Times that a rate limit made it wait. */
-  throttled: number;
-};
 
 const EVENT_KINDS: ReadonlyMap<number, VmEventKind> = new Map<number, VmEventKind>([
   [abi.EVENT_KIND.powerOff, "power_off"],
@@ -475,6 +396,11 @@ export class Vm {
    */
   confine(): void {
     check("lv_vm_confine", this.#shim.lv_vm_confine(this.#vm));
+  }
+
+  /** One edge on an interrupt line. */
+  pulse(gsi: number): void {
+    check("lv_vm_pulse", this.#shim.lv_vm_pulse(this.#vm, gsi));
   }
 
   start(): void {

@@ -198,6 +198,9 @@ int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
  * line of JSON on standard error. Before lv_vm_start. */
 int lv_vm_confine(struct lv_vm *vm);
 
+/* One edge on an interrupt line. */
+int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi);
+
 /* Starts the I/O thread and the vCPU threads. Once only. */
 int lv_vm_start(struct lv_vm *vm);
 /* Kicks the vCPUs out of the guest, stops and joins all threads. Idempotent. */

@@ -21,6 +21,7 @@ import { cpuidFor, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import { type Device, GUEST_CID, layoutDevices } from "./devices.ts";
 import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
+import { writeGeneration } from "./generation.ts";
 import { fileReader, type FileReader, loadSegments, planKernel } from "./kernel-image.ts";
 import { LAYOUT, MIB } from "./memory-map.ts";
 import { mpTable } from "./mp-table.ts";
@@ -115,6 +116,7 @@ function assemble(options: MachineOptions, open: Open): Machine {
       seed: crypto.getRandomValues(new Uint8Array(SEED_BYTES)),
     });
     writeAcpi(memory, spec.cpus, devices);
+    writeGeneration(memory);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
     addDevices(vm, spec.cpus, devices, disks, consoleFd, vsockPath);
     setVcpus(vm, spec.cpus, plan.entry);

@@ -47,8 +47,8 @@ test("a good spec comes back as it is", () => {
 test("each wrong field is named with what was found", () => {
   const cases: [string, object][] = [
     ["version must be 1, not 2", { version: 2 }],
-    ["cpus must be a whole number from 1 to 8, not 9", { cpus: 9 }],
-    ["cpus must be a whole number from 1 to 8, not 1.5", { cpus: 1.5 }],
+    ["cpus must be a whole number from 1 to 32, not 33", { cpus: 33 }],
+    ["cpus must be a whole number from 1 to 32, not 1.5", { cpus: 1.5 }],
     ["memoryMib must be a whole number", { memoryMib: 0 }],
     ['kernelPath must be an absolute path, not "k"', { kernelPath: "k" }],
     ["initrdPath must be text", { initrdPath: 7 }],

@@ -106,6 +106,18 @@ static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
 	return lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
 }
 
+int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi)
+{
+	struct kvm_irq_level line = {.irq = gsi, .level = 1};
+	int error;
+
+	if (gsi >= GSI_MAX)
+		return -EINVAL;
+	error = lv_ioctl(vm->fd, KVM_IRQ_LINE, &line);
+	line.level = 0;
+	return error < 0 ? error : lv_ioctl(vm->fd, KVM_IRQ_LINE, &line);
+}
+
 static int connect_queue(struct lv_vm *vm, const struct lv_device *device,
 			 uint32_t queue)
 {

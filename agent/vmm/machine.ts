@@ -30,6 +30,8 @@ import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.
 /** Of serial output; what a guest writes past it is dropped. */
 export const CONSOLE_LIMIT_BYTES = MIB;
 const SEED_BYTES = 64;
+const NET_TRIES = 250;
+const NET_RETRY_MS = 2;
 /** One per vCPU; one thread serves them all, so more gain nothing. */
 const BLK_QUEUES_MAX = 4;
 
@@ -227,10 +229,15 @@ function addDevices(
   });
 }
 
-function addNet(vm: Vm, config: NetConfig): void {
+/** A stack that has bound its socket a moment ago may not listen on it yet. */
+function addNet(vm: Vm, config: NetConfig, tries = NET_TRIES): void {
   try {
     vm.addNet(config);
   } catch (error) {
+    if (errorCode(error) === "ECONNREFUSED" && tries > 1) {
+      Bun.sleepSync(NET_RETRY_MS);
+      return addNet(vm, config, tries - 1);
+    }
     const what = config.kind === "tap" ? "TAP interface" : "network stack at";
     const text = `Cannot open the ${what} ${config.name}: ${errorText(error)}`;
     throw new VmmError("VMM_FAULT", VMM_EXIT.vmmFault, text, error);

@@ -35,7 +35,7 @@ beforeAll(() => {
   temporary = new TemporaryDirectory();
   if (reason !== "") return;
   machines = temporary.make("machines");
-  squashfsPath = writeBusyboxImage(temporary.path, ["sh", "sleep", "cat", "echo"]);
+  squashfsPath = writeBusyboxImage(temporary.path, ["sh", "sleep", "cat", "echo", "ip"]);
   initrdPath = writePlainInitrd(join(temporary.path, "initrd"));
 });
 afterAll(() => temporary[Symbol.dispose]());
@@ -60,8 +60,9 @@ const request = (machineId: string, incarnation: number, script: string): RunReq
   hostname: "guest",
 });
 
-const makeDriver = (poolSize: number): KvmDriver =>
+const makeDriver = (poolSize: number, passt: string | null = null): KvmDriver =>
   new KvmDriver({
+    passt,
     dir: machines,
     clock: systemClock,
     log: silentLog(),
@@ -158,6 +159,27 @@ guestTest(
     for (const one of [id, other, third]) await driver.destroy(one);
     driver.close();
     next.close();
+    await until("none waits", () => waiting().length === 0);
+  },
+  TIMEOUT_MS,
+);
+
+const passt = Bun.which("passt");
+test.skipIf(reason !== "" || passt === null)(
+  "a machine out of the pool has its network",
+  async () => {
+    const driver = makeDriver(1, passt);
+    const ids = [MachineId.create(), MachineId.create()];
+    for (const id of ids) {
+      const run = await start(driver, request(id, 1, "ip addr show eth0; exit 6"));
+      const out = firstDirectory(run.status.pid);
+      expect(isPoolName(out)).toBe(id === ids[1]);
+      expect(await run.ended).toMatchObject({ phase: "ended", exitCode: 6 });
+      expect(output(driver, id)).toContain("inet 10.0.2.15/24");
+      await until("one waits", () => driver.warm === 1);
+    }
+    for (const id of ids) await driver.destroy(id);
+    driver.close();
     await until("none waits", () => waiting().length === 0);
   },
   TIMEOUT_MS,

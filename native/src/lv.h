@@ -358,21 +358,21 @@ struct lv_vm {
 	uint32_t device_count;
 	struct lv_device *device[LV_MAX_DEVICES];
 	uint32_t gsi_used; /* bit per GSI */
-	bool has_serial, has_power, has_debug;
-	struct lv_serial serial;
-	struct lv_power_config power;
 	uint16_t debug_port;
-	struct lv_io io;
+	bool has_serial, has_power, has_debug;
 	bool started;
 	bool stopped;
+	struct lv_serial serial;
+	struct lv_power_config power;
+	struct lv_io io;
 	/* The gate that holds vCPU threads until all of them exist, and while
 	 * the machine is paused; its lock also keeps kicks apart from joins. */
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate;
+	uint32_t parked; /* vCPUs that wait for the end of the pause */
+	bool paused;	 /* under gate_lock, as is parked */
 	bool gate_open;
 	bool halted;
-	bool paused;	 /* under gate_lock, as is the next */
-	uint32_t parked; /* vCPUs that wait for the end of the pause */
 	_Atomic bool stopping;
 };
 

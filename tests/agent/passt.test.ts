@@ -19,6 +19,19 @@ async function gone(id: string): Promise<void> {
   while (passtsOf(id).length > 0) await Bun.sleep(2);
 }
 
+/** As a VMM does it: the socket is there a moment before anybody listens on it. */
+async function connect(unix: string): Promise<Bun.Socket> {
+  for (;;) {
+    try {
+      return await Bun.connect({ unix, socket: { data: () => undefined } });
+    } catch (error) {
+      const refused = error instanceof Error && "code" in error && error.code === "ECONNREFUSED";
+      if (!refused) throw error;
+    }
+    await Bun.sleep(2);
+  }
+}
+
 passtTest("passt serves one VMM and ends when that is gone", async () => {
   const id = MachineId.create();
   const dir = mkdtempSync(join(tmpdir(), "leveret-passt-"));
@@ -27,7 +40,7 @@ passtTest("passt serves one VMM and ends when that is gone", async () => {
     expect(device).toMatchObject({ kind: "passt", name: join(dir, VMM_FILES.passt) });
     expect(resolvConf).toBe("nameserver 10.0.2.3\n");
     expect(passtsOf(id).length).toBe(1);
-    const vmm = await Bun.connect({ unix: device.name, socket: { data: () => undefined } });
+    const vmm = await connect(device.name);
     vmm.end();
     await gone(id);
   } finally {

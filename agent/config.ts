@@ -27,6 +27,14 @@ export type AgentConfig = {
   /** Appended to every machine's kernel command line. */
   kernelArgs: string;
   kvmKind: "direct" | "lab";
+  /** The path of passt, each machine's way out; null = machines have no network. */
+  passt: string | null;
+  /** Machines in jails; off = as the agent's own user, for trials without root. */
+  jail: boolean;
+  /** First of 65,536 user numbers for machines that nobody else uses. */
+  uidBase: number;
+  /** VMM processes started ahead of their machines; only with jails. */
+  poolSize: number;
   /** As written; the image pipeline parses them. */
   registryMirrors: string;
   registryInsecure: string;
@@ -40,6 +48,11 @@ export type Environment = Record<string, string | undefined>;
 const MIB = 2 ** 20;
 /** A socket's path has 107 bytes: "/machines/<machine id>/vsock.sock_1024" needs 50. */
 const DIR_MAX_BYTES = 57;
+const POOL_SIZE = 1;
+const POOL_SIZE_MAX = 64;
+/** Above what systemd, subuid ranges and directory services hand out. */
+const UID_BASE = 1_900_000_000;
+const UID_BASE_MAX = 2 ** 32 - 2 - 65_536;
 const LOG_LEVELS = ["trace", "debug", "info", "warn", "error", "fatal", "silent"];
 
 function invalid(name: string, value: string, wanted: string): LvError {
@@ -121,6 +134,16 @@ function freeDiskMib(dir: string): number {
   }
 }
 
+function networkProgram(env: Environment): string | null {
+  const name = "LEVERET_NET";
+  const program = Bun.which("passt");
+  const value = text(env, name, program === null ? "none" : "passt");
+  if (value !== "passt" && value !== "none") throw invalid(name, value, '"passt" or "none"');
+  if (value === "passt" && program === null)
+    throw new LvError("CONFIG_INVALID", "LEVERET_NET=passt: apt-get install passt");
+  return value === "none" ? null : program;
+}
+
 /** Throws CONFIG_INVALID. */
 export function loadAgentConfig(env: Environment): AgentConfig {
   const dir = absolute(env, "LEVERET_AGENT_DIR") ?? "/var/lib/leveret/agent";
@@ -134,6 +157,14 @@ export function loadAgentConfig(env: Environment): AgentConfig {
   const kvmKind = text(env, "LEVERET_KVM_KIND", "direct");
   if (kvmKind !== "direct" && kvmKind !== "lab")
     throw invalid("LEVERET_KVM_KIND", kvmKind, '"direct" or "lab"');
+  const jail = text(env, "LEVERET_JAIL", "on");
+  if (jail !== "on" && jail !== "off") throw invalid("LEVERET_JAIL", jail, '"on" or "off"');
+  const poolSize = Number(text(env, "LEVERET_POOL_SIZE", `${POOL_SIZE}`));
+  if (!Number.isSafeInteger(poolSize) || poolSize < 0 || poolSize > POOL_SIZE_MAX)
+    throw invalid("LEVERET_POOL_SIZE", `${poolSize}`, `a number from 0 to ${POOL_SIZE_MAX}`);
+  const uidBase = integer(env, "LEVERET_UID_BASE", () => UID_BASE);
+  if (uidBase > UID_BASE_MAX)
+    throw invalid("LEVERET_UID_BASE", `${uidBase}`, `at most ${UID_BASE_MAX}`);
   const logLevel = text(env, "LEVERET_LOG_LEVEL", "info");
   if (!LOG_LEVELS.includes(logLevel))
     throw invalid("LEVERET_LOG_LEVEL", logLevel, LOG_LEVELS.join(", "));
@@ -165,6 +196,10 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     kernelDirs,
     kernelArgs: text(env, "LEVERET_KERNEL_ARGS", ""),
     kvmKind,
+    passt: networkProgram(env),
+    jail: jail === "on",
+    uidBase,
+    poolSize,
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
     registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
     registryAuthFile: absolute(env, "LEVERET_REGISTRY_AUTH_FILE"),

@@ -16,6 +16,8 @@ import { ImageStore, type ImageStoreOptions } from "./images/builder.ts";
 import { readAuthFile } from "./images/registry-auth.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
+import { Cgroups } from "./runtime/cgroup.ts";
+import { checkJail, Jail } from "./runtime/jail.ts";
 import { findKernelPackage } from "./kernel/package.ts";
 import { runLink } from "./link/client.ts";
 import { Identity } from "./link/identity.ts";
@@ -69,7 +71,7 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
       .filter((digest) => digest !== "");
   const images = overrides.images ?? ownImages(cleanup, config, { clock, log, roots });
   cleanup.defer(() => images.close());
-  const driver = overrides.driver ?? new KvmDriver({ dir: machinesDir, clock, log });
+  const driver = overrides.driver ?? makeDriver(config, machinesDir, clock, log);
   const kernels =
     overrides.kernels ?? new HostKernels(config, () => findKernelPackage(config.cacheDir));
   const { capacity } = config;
@@ -91,6 +93,18 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   log.info({ hostId, dir: config.dir, addr: config.controlPlaneAddr }, "agent is up");
   const owned = cleanup.move();
   return { hostId, fleet, finished, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): Driver {
+  const { passt } = config;
+  if (passt === null) log.info("machines have no network: LEVERET_NET=none, or no passt");
+  if (!config.jail) {
+    log.warn("LEVERET_JAIL=off: machines run as the agent's own user and see what it sees");
+    return new KvmDriver({ dir, clock, log, passt });
+  }
+  checkJail();
+  const jail = new Jail({ dir, uidBase: config.uidBase, cgroups: Cgroups.open(log) });
+  return new KvmDriver({ dir, clock, log, jail, passt, poolSize: config.poolSize });
 }
 
 type ImageParts = Pick<ImageStoreOptions, "clock" | "log" | "roots">;

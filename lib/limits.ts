@@ -16,7 +16,7 @@ export const LIMITS = {
   argvEntries: 1_000,
   argvBytes: 128 << 10,
   // machines
-  cpusMax: 8,
+  cpusMax: 32,
   memoryMinMib: 64,
   memoryMaxMib: 65_536,
   diskMinMib: 16,

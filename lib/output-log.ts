@@ -15,6 +15,7 @@
  */
 import {
   closeSync,
+  constants,
   fstatSync,
   ftruncateSync,
   openSync,
@@ -62,12 +63,18 @@ const viewOf = (bytes: Uint8Array): DataView =>
   new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
 function isMissing(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === "ENOENT";
+  return (
+    error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "ELOOP")
+  );
 }
 
 function tryOpen(path: string): number | null {
   try {
-    return openSync(path, "r");
+    // The writer may be hostile: no link is followed, no pipe is waited for.
+    const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+    return null;
   } catch (error) {
     if (isMissing(error)) return null;
     throw error;

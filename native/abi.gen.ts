@@ -1,5 +1,5 @@
 /**
- * Printed by native/src/abi_gen.c from leveret.h; made by `bun native/build.ts --abi`.
+ * Printed by native/abi_gen.c from leveret.h; made by `bun native/build.ts --abi`.
  * Offsets and sizes in bytes.
  */
 export const ABI_VERSION = 1;
@@ -8,6 +8,7 @@ export const MAX_DEVICES = 16;
 export const MAX_REGIONS = 4;
 export const VM_PIT = 1;
 export const BLK_READ_ONLY = 1;
+export const NET_TAP = 1;
 export const VCPU_STATE = {
   regs: { what: 0, bytes: 144 },
   sregs: { what: 1, bytes: 312 },
@@ -55,7 +56,7 @@ export const POWER_CONFIG = {
   reset: 7,
 } as const;
 export const BLK_CONFIG = {
-  bytes: 56,
+  bytes: 88,
   size: 0,
   gsi: 4,
   base: 8,
@@ -63,8 +64,43 @@ export const BLK_CONFIG = {
   flags: 20,
   capacity: 24,
   id: 32,
+  queues: 52,
+  limit: 56,
 } as const;
 export const BLK_ID_BYTES = 20;
+export const LIMIT = {
+  bytes: 32,
+  bytesRate: 0,
+  bytesBurst: 8,
+  opsRate: 16,
+  opsBurst: 24,
+} as const;
+export const NET_CONFIG = {
+  bytes: 200,
+  size: 0,
+  gsi: 4,
+  base: 8,
+  fd: 16,
+  flags: 20,
+  rx: 24,
+  tx: 56,
+  mac: 88,
+  mtu: 94,
+  name: 96,
+} as const;
+export const NET_NAME_BYTES = 104;
+export const BALLOON_CONFIG = {
+  bytes: 16,
+  size: 0,
+  gsi: 4,
+  base: 8,
+} as const;
+export const BALLOON_STATS = {
+  bytes: 96,
+  targetPages: 0,
+  actualPages: 8,
+  guest: 16,
+} as const;
 export const RNG_CONFIG = {
   bytes: 16,
   size: 0,
@@ -100,7 +136,7 @@ export const VCPU_STATS = {
   exitsOther: 24,
 } as const;
 export const DEVICE_STATS = {
-  bytes: 64,
+  bytes: 72,
   notifies: 0,
   interrupts: 8,
   requests: 16,
@@ -109,4 +145,5 @@ export const DEVICE_STATS = {
   malformed: 40,
   dropped: 48,
   errors: 56,
+  throttled: 64,
 } as const;

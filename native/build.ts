@@ -28,6 +28,18 @@ export async function make(target = "all"): Promise<void> {
   if (code !== 0) throw new Error(`Cannot build native/ (${target}):\n${output}${error}`);
 }
 
+/**
+ * The VMM as one file, out/vmm/main.js: a jail holds it instead of a source tree, and it
+ * starts without a transpiler.
+ */
+export async function bundleVmm(): Promise<void> {
+  const entrypoints = [join(import.meta.dir, "../agent/vmm/main.ts")];
+  const outdir = join(import.meta.dir, "out/vmm");
+  const result = await Bun.build({ entrypoints, outdir, target: "bun" });
+  if (!result.success)
+    throw new Error(`Cannot bundle the VMM:\n${result.logs.map(String).join("\n")}`);
+}
+
 /** What abi.gen.ts must hold, printed by the compiled headers. Needs a build. */
 export async function printAbi(): Promise<string> {
   const child = Bun.spawn([join(import.meta.dir, "out/abi-gen")], {
@@ -42,7 +54,7 @@ export async function printAbi(): Promise<string> {
 
 if (import.meta.main) {
   try {
-    await make();
+    await Promise.all([make(), bundleVmm()]);
     if (process.argv.includes("--abi")) await Bun.write(ABI_FILE, await printAbi());
   } catch (error) {
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);

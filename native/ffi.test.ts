@@ -153,7 +153,16 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
       expect(vm.addVsock({ base: 0xc0002000, gsi: 6, guestCid: 3, path })).toBe(1);
       expect(() => vm.addRng({ base: 0xc0001000, gsi: 7 })).toThrow("EEXIST");
       expect(() => vm.addRng({ base: 0x1000, gsi: 7 })).toThrow("lv_rng_add: EINVAL");
-      const disk = { base: 0xc0003000, gsi: 7, fd: 9999, readOnly: true, bytes: 4096, id: "root" };
+      const disk = {
+        base: 0xc0003000,
+        gsi: 7,
+        fd: 9999,
+        readOnly: true,
+        bytes: 4096,
+        id: "root",
+        queues: 1,
+        limit: {},
+      };
       expect(() => vm.addBlk(disk)).toThrow("lv_blk_add: EBADF");
       expect(() => vm.addBlk({ ...disk, id: "x".repeat(21) })).toThrow(RangeError);
       expect(vm.deviceStats(0).requests).toBe(0);

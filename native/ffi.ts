@@ -14,10 +14,34 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import * as abi from "./abi.gen.ts";
+import type {
+  VmConfig,
+  Region,
+  VcpuState,
+  SerialConfig,
+  PowerConfig,
+  BlkConfig,
+  Limit,
+  NetConfig,
+  BalloonConfig,
+  BalloonStats,
+  RngConfig,
+  VsockConfig,
+  VmEventKind,
+  VmEvent,
+  VcpuStats,
+  DeviceStats,
+} from "./ffi-types.ts";
+
+export type * from "./ffi-types.ts";
 
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
 const CPUID_MAX_ENTRIES = 256;
+const PAGE_BYTES = 4_096;
+/** Tags of virtio 1.2, 5.5.6.3. */
+const STAT_FREE = 4;
+const STAT_AVAILABLE = 6;
 
 const SYMBOLS = {
   lv_abi_version: { args: [], returns: "u32" },
@@ -34,10 +58,18 @@ const SYMBOLS = {
   lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_power_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_debug_add: { args: ["ptr", "u16"], returns: "i32" },
+  lv_balloon_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_balloon_set: { args: ["ptr", "u32", "u32"], returns: "i32" },
+  lv_balloon_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
   lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_net_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_vm_confine: { args: ["ptr"], returns: "i32" },
+  lv_vm_pulse: { args: ["ptr", "u32"], returns: "i32" },
   lv_vm_start: { args: ["ptr"], returns: "i32" },
+  lv_vm_pause: { args: ["ptr"], returns: "i32" },
+  lv_vm_resume: { args: ["ptr"], returns: "i32" },
   lv_vm_stop: { args: ["ptr"], returns: "i32" },
   lv_vm_event_fd: { args: ["ptr"], returns: "i32" },
   lv_vm_next_event: { args: ["ptr", "ptr"], returns: "i32" },
@@ -93,79 +125,6 @@ export function openShim(path = join(import.meta.dir, "out/libleveret.so")): Shi
   return shim;
 }
 
-export type VmConfig = {
-  vcpus: number;
-  memoryBytes: number;
-  /** RAM up to this gpa is region 0; the rest starts at highBase. */
-  lowLimit: number;
-  highBase: number;
-  /** Create the in-kernel PIT; guests with ACPI need none. */
-  pit: boolean;
-};
-
-/** A window of guest RAM, at most 2 GiB long; together they cover all of it, in order of gpa. */
-export type Region = { gpa: number; len: number; view: ArrayBuffer };
-
-export type VcpuState = keyof typeof abi.VCPU_STATE;
-
-export type SerialConfig = {
-  port: number;
-  gsi: number;
-  /** Duplicated by the shim; -1 discards the output. */
-  outFd: number;
-  /** Bytes ever written to outFd; 0 = no limit. */
-  outLimit: number;
-};
-export type PowerConfig = { port: number; powerOff: number; reset: number };
-export type BlkConfig = {
-  base: number;
-  gsi: number;
-  /** Duplicated by the shim. */
-  fd: number;
-  readOnly: boolean;
-  bytes: number;
-  /** GET_ID: at most 20 bytes of ASCII. */
-  id: string;
-};
-export type RngConfig = { base: number; gsi: number };
-/** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
-export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
-
-export type VmEventKind =
-  "power_off" | "reset" | "debug" | "vcpu_failed" | "device_failed" | "host_failed";
-
-/** What each field means for a kind: enum lv_event_kind in leveret.h. */
-export type VmEvent = {
-  kind: VmEventKind;
-  vcpu: number;
-  device: number;
-  detail: number;
-  value: number;
-  /** errno or 0. */
-  error: number;
-  /** CLOCK_MONOTONIC. */
-  timeNs: number;
-  /** 16 instruction bytes of a failed emulation, else zeros. */
-  bytes: Uint8Array;
-};
-
-export type VcpuStats = {
-  exitsPio: number;
-  exitsMmio: number;
-  exitsIntr: number;
-  exitsOther: number;
-};
-export type DeviceStats = {
-  notifies: number;
-  interrupts: number;
-  requests: number;
-  bytesIn: number;
-  bytesOut: number;
-  malformed: number;
-  dropped: number;
-  errors: number;
-};
-
 const EVENT_KINDS: ReadonlyMap<number, VmEventKind> = new Map<number, VmEventKind>([
   [abi.EVENT_KIND.powerOff, "power_off"],
   [abi.EVENT_KIND.reset, "reset"],
@@ -209,6 +168,14 @@ function setText(
     throw new RangeError(`"${text}" must be at most ${capacity - reserve} bytes without a NUL`);
   }
   asBytes(view).set(encoded, offset);
+}
+
+function setLimit(view: DataView, offset: number, limit: Limit): void {
+  const at = abi.LIMIT;
+  setU64(view, offset + at.bytesRate, limit.bytesRate ?? 0);
+  setU64(view, offset + at.bytesBurst, limit.bytesBurst ?? 0);
+  setU64(view, offset + at.opsRate, limit.opsRate ?? 0);
+  setU64(view, offset + at.opsBurst, limit.opsBurst ?? 0);
 }
 
 function readRegions(shim: Shim, handle: Pointer): Region[] {
@@ -358,7 +325,51 @@ export class Vm {
     view.setUint32(at.flags, config.readOnly ? abi.BLK_READ_ONLY : 0, true);
     setU64(view, at.capacity, config.bytes);
     setText(view, at.id, abi.BLK_ID_BYTES, 0, config.id);
+    view.setUint32(at.queues, config.queues, true);
+    setLimit(view, at.limit, config.limit);
     return check("lv_blk_add", this.#shim.lv_blk_add(this.#vm, asBytes(view)));
+  }
+
+  addNet(config: NetConfig): number {
+    const at = abi.NET_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    view.setInt32(at.fd, -1, true);
+    view.setUint32(at.flags, config.kind === "tap" ? abi.NET_TAP : 0, true);
+    setLimit(view, at.rx, config.rx);
+    setLimit(view, at.tx, config.tx);
+    asBytes(view).set(config.mac.subarray(0, 6), at.mac);
+    view.setUint16(at.mtu, config.mtu, true);
+    setText(view, at.name, abi.NET_NAME_BYTES, 1, config.name);
+    return check("lv_net_add", this.#shim.lv_net_add(this.#vm, asBytes(view)));
+  }
+
+  addBalloon(config: BalloonConfig): number {
+    const at = abi.BALLOON_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    return check("lv_balloon_add", this.#shim.lv_balloon_add(this.#vm, asBytes(view)));
+  }
+
+  /** How much the guest is to give back; it may take it again when it runs out of memory. */
+  setBalloon(device: number, bytes: number): void {
+    const pages = Math.floor(bytes / PAGE_BYTES);
+    check("lv_balloon_set", this.#shim.lv_balloon_set(this.#vm, device, pages));
+  }
+
+  balloonStats(device: number): BalloonStats {
+    const at = abi.BALLOON_STATS;
+    const view = new DataView(new ArrayBuffer(at.bytes));
+    check("lv_balloon_stats", this.#shim.lv_balloon_stats(this.#vm, device, asBytes(view)));
+    const guest = (tag: number): number => getU64(view, at.guest + 8 * tag);
+    return {
+      target: getU64(view, at.targetPages) * PAGE_BYTES,
+      actual: getU64(view, at.actualPages) * PAGE_BYTES,
+      free: guest(STAT_FREE),
+      available: guest(STAT_AVAILABLE),
+    };
   }
 
   addRng(config: RngConfig): number {
@@ -379,8 +390,30 @@ export class Vm {
     return check("lv_vsock_add", this.#shim.lv_vsock_add(this.#vm, asBytes(view)));
   }
 
+  /**
+   * For good and for the whole process: no new programs, mounts, sockets but unix ones;
+   * the VM's own threads keep next to nothing. Before `start`.
+   */
+  confine(): void {
+    check("lv_vm_confine", this.#shim.lv_vm_confine(this.#vm));
+  }
+
+  /** One edge on an interrupt line. */
+  pulse(gsi: number): void {
+    check("lv_vm_pulse", this.#shim.lv_vm_pulse(this.#vm, gsi));
+  }
+
   start(): void {
     check("lv_vm_start", this.#shim.lv_vm_start(this.#vm));
+  }
+
+  /** Returns when every vCPU is out of the guest and every device is still; microseconds. */
+  pause(): void {
+    check("lv_vm_pause", this.#shim.lv_vm_pause(this.#vm));
+  }
+
+  resume(): void {
+    check("lv_vm_resume", this.#shim.lv_vm_resume(this.#vm));
   }
 
   /** Joins all threads; safe to repeat. */
@@ -435,6 +468,7 @@ export class Vm {
       malformed: getU64(view, at.malformed),
       dropped: getU64(view, at.dropped),
       errors: getU64(view, at.errors),
+      throttled: getU64(view, at.throttled),
     };
   }
 

@@ -110,21 +110,46 @@ int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config);
  * value and the monotonic time. Test guests end with it. */
 int lv_debug_add(struct lv_vm *vm, uint16_t port);
 
+/* Token buckets: so much a second on average, `burst` at once. A rate of 0 is
+ * no limit, a burst of 0 a second's worth. */
+struct lv_limit {
+	uint64_t bytes_rate, bytes_burst, ops_rate, ops_burst;
+};
+
 /* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
- * RAM; gsi (< 24) an edge interrupt. Device ids: 2 blk, 4 rng, 19 vsock. Each
- * lv_*_add of one returns the device's index, 0 for the first. */
+ * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 4 rng, 5
+ * balloon, 19 vsock. Each lv_*_add of one returns the device's index, 0 for the
+ * first. */
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
 	uint64_t base;
-	int32_t fd;	/* dup'ed; regular file or block device */
-	uint32_t flags; /* LV_BLK_* */
-	uint64_t bytes; /* capacity; a tail under 512 bytes is not exposed */
-	char id[20];	/* GET_ID, NUL padded */
-	uint32_t reserved;
+	int32_t fd;	 /* dup'ed; regular file or block device */
+	uint32_t flags;	 /* LV_BLK_* */
+	uint64_t bytes;	 /* capacity; a tail under 512 bytes is not exposed */
+	char id[20];	 /* GET_ID, NUL padded */
+	uint32_t queues; /* 1..8 */
+	struct lv_limit limit;
 };
 #define LV_BLK_READ_ONLY 1u
 int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config);
+
+/* A TAP interface, opened with its vnet header (offloads both ways), or the
+ * unix stream socket of a user-mode network stack, qemu's protocol: u32 length,
+ * big endian, then the frame; no offloads. */
+struct lv_net_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+	int32_t fd;		/* dup'ed; -1 = open `name` */
+	uint32_t flags;		/* LV_NET_* */
+	struct lv_limit rx, tx; /* rx = into the guest */
+	uint8_t mac[6];		/* frames from another address are dropped */
+	uint16_t mtu;		/* 68..65535 */
+	char name[104];		/* of the interface, or the socket's path */
+};
+#define LV_NET_TAP 1u /* else the socket */
+int lv_net_add(struct lv_vm *vm, const struct lv_net_config *config);
 
 struct lv_rng_config {
 	uint32_t size;
@@ -132,6 +157,27 @@ struct lv_rng_config {
 	uint64_t base;
 };
 int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config);
+
+/* Pages of 4 KiB: lv_balloon_set says how many the guest is to give back. It
+ * may take them again when it runs out of memory; free ones it reports by
+ * itself. */
+struct lv_balloon_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+};
+int lv_balloon_add(struct lv_vm *vm, const struct lv_balloon_config *config);
+int lv_balloon_set(struct lv_vm *vm, uint32_t device, uint32_t pages);
+
+/* guest[] by tag (virtio 1.2, 5.5.6.3): swap in, swap out, major faults, minor
+ * faults, free, total, available, caches, huge pages got, huge pages denied; as
+ * of the call before, which asked the guest for new ones. */
+#define LV_BALLOON_STATS 10
+struct lv_balloon_stats {
+	uint64_t target_pages, actual_pages, guest[LV_BALLOON_STATS];
+};
+int lv_balloon_stats(struct lv_vm *vm, uint32_t device,
+		     struct lv_balloon_stats *out);
 
 /* vsock with Firecracker's unix socket mapping: a guest connection to host
  * (CID 2) port P connects to "<path>_P"; a host process that connects to
@@ -146,10 +192,26 @@ struct lv_vsock_config {
 };
 int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
 
+/* Gives up, for the whole process and for good, the system calls that no VMM
+ * needs once its machine is built (TSYNC), and has the machine's threads give
+ * up more (seccomp.c). A forbidden call ends the process with status 71 and a
+ * line of JSON on standard error. Before lv_vm_start. */
+int lv_vm_confine(struct lv_vm *vm);
+
+/* One edge on an interrupt line. */
+int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi);
+
 /* Starts the I/O thread and the vCPU threads. Once only. */
 int lv_vm_start(struct lv_vm *vm);
 /* Kicks the vCPUs out of the guest, stops and joins all threads. Idempotent. */
 int lv_vm_stop(struct lv_vm *vm);
+
+/* Holds every vCPU outside the guest and every device between two requests;
+ * returns when they are. Interrupts and timers wait. -EBUSY when the machine
+ * does not run or is paused. */
+int lv_vm_pause(struct lv_vm *vm);
+/* -EBUSY when it is not paused. lv_vm_stop needs no resume before it. */
+int lv_vm_resume(struct lv_vm *vm);
 
 /* A non-blocking eventfd that becomes readable when events wait. It belongs to
  * the vm; TypeScript reads it with Bun.file(fd).stream(). */
@@ -201,7 +263,7 @@ struct lv_vcpu_stats {
 int lv_vcpu_stats(struct lv_vm *vm, uint32_t vcpu, struct lv_vcpu_stats *out);
 struct lv_device_stats {
 	uint64_t notifies, interrupts, requests, bytes_in, bytes_out, malformed,
-	    dropped, errors;
+	    dropped, errors, throttled;
 };
 int lv_device_stats(struct lv_vm *vm, uint32_t device,
 		    struct lv_device_stats *out);

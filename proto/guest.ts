@@ -40,6 +40,8 @@ export const RUN_FIELD = {
   hostname: 5,
   seed: 6, // bytes credited to the kernel's entropy pool
   clock: 7, // u64 nanoseconds since the epoch, sets the wall clock
+  network: 8, // repeated: "<interface> <address>/<prefix> <gateway>", IPv4
+  resolv: 9, // what /etc/resolv.conf says; absent = the image's own
 } as const;
 
 export const GUEST_ERROR = {

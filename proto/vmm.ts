@@ -4,6 +4,8 @@
  *
  * A machine's directory (`<agent dir>/machines/<machine id>/`):
  *   spec.json            VmmSpec, written by the supervisor before the spawn
+ *   pool.json            until there is a spec.json: VmmExpected;
+ *                        also names the process's first directory in its arguments
  *   status.json          VmmStatus, replaced atomically by the VMM at each change,
  *                        before the change is announced; the last word on how a run
  *                        ended, whoever was alive to hear it
@@ -13,6 +15,7 @@
  *   console.log          what the guest kernel said (serial), bounded, per run
  *   vmm.log              standard error of the VMM; its last line is VmmLastError
  *   scratch.ext4         writable disk under the root overlay
+ *   passt.sock           the user-mode network stack listens: frames, see native/leveret.h
  */
 import type { Reason } from "./errors.ts";
 
@@ -28,13 +31,43 @@ export type VmmSpec = {
   /** Appended to the VMM's own command line. */
   kernelArgs: string;
   /** In order: the first is /dev/vda. The rootfs squashfs, then the scratch disk. */
-  disks: { path: string; readOnly: boolean; id: string }[];
+  disks: { path: string; readOnly: boolean; id: string; limit?: VmmLimit }[];
+  /** In order: the first is eth0. */
+  networks: VmmNetwork[];
   process: GuestProcess;
   hostname: string;
+  /** The guest's /etc/resolv.conf; "" = the image's own. */
+  resolvConf: string;
   outputLimitBytes: number;
   /** From the start of the VMM process to the first frame of init. */
   initTimeoutMs: number;
 };
+
+export type VmmNetwork = {
+  /** tap: an interface of the host, by name. passt: a user-mode stack, by its socket's path. */
+  kind: "tap" | "passt";
+  name: string;
+  /** "02:00:00:00:00:01" */
+  mac: string;
+  mtu: number;
+  /** What init gives the interface: IPv4 "address/prefix", and the default route's gateway. */
+  address: string;
+  gateway: string;
+  /** Into the guest, out of it; absent = no limit. */
+  rx?: VmmLimit;
+  tx?: VmmLimit;
+};
+
+/** Token buckets: a rate of 0 (or absent) is no limit, a burst of 0 a second's worth. */
+export type VmmLimit = {
+  bytesRate?: number;
+  bytesBurst?: number;
+  opsRate?: number;
+  opsBurst?: number;
+};
+
+/** pool.json: the machine that a process started ahead is to be ready for. */
+export type VmmExpected = Pick<VmmSpec, "cpus" | "memoryMib" | "kernelPath" | "initrdPath">;
 
 export type GuestProcess = {
   argv: string[];
@@ -48,10 +81,11 @@ export type GuestProcess = {
 };
 
 /**
- * booting → running → ended, or booting → ended. "stopping" is running after a
- * stop was asked for. "ended" is final: the process leaves within a second.
+ * booting → running → ended, or booting → ended. "paused" is running, held still.
+ * "stopping" is running after a stop was asked for. "ended" is final: the process
+ * leaves within a second. "waiting" is a process without a machine yet.
  */
-export type VmmPhase = "booting" | "running" | "stopping" | "ended";
+export type VmmPhase = "waiting" | "booting" | "running" | "paused" | "stopping" | "ended";
 
 export type VmmStatus = {
   machineId: string;
@@ -60,7 +94,9 @@ export type VmmStatus = {
   /** Field 22 of /proc/<pid>/stat; with pid it names the process for good. */
   pidStartTime: number;
   phase: VmmPhase;
-  /** VMM process start → first frame of init, microseconds. */
+  /** VMM process start (or boot of a process that waited) → vCPUs run, microseconds. */
+  entryUs?: number;
+  /** The same start → first frame of init. */
   bootUs?: number;
   startedAtMs?: number;
   endedAtMs?: number;
@@ -72,16 +108,50 @@ export type VmmStatus = {
   message?: string;
 };
 
+/** agent/vmm/actions.ts has the table of which phase allows which. */
+export type VmmAction = VmmRequest["action"];
+
 /** Requests: one JSON object a line; replies carry the same id. */
 export type VmmRequest =
   | { id: number; action: "status" }
+  /** The reply carries VmmMetrics. */
+  | { id: number; action: "metrics" }
+  /** Reads spec.json, which is there now. */
+  | { id: number; action: "boot" }
+  | { id: number; action: "pause" }
+  | { id: number; action: "resume" }
+  /** How much memory the guest is to give back; it may take it again rather than run out. */
+  | { id: number; action: "balloon"; mib: number }
+  /** The guest switches itself off, or is killed after timeoutMs. */
+  | { id: number; action: "shutdown"; timeoutMs: number }
   /** Sends a signal to the image's process (0 = its stopSignal), kills the machine after timeoutMs. */
   | { id: number; action: "stop"; signal: number; timeoutMs: number }
   | { id: number; action: "kill" }
   | { id: number; action: "signal"; signal: number };
 
 export type VmmReply =
-  { id: number; ok: true } | { id: number; ok: false; reason: Reason; message: string };
+  | { id: number; ok: true; metrics?: VmmMetrics }
+  | { id: number; ok: false; reason: Reason; message: string };
+
+/** Counters of one run; they only grow. */
+export type VmmMetrics = {
+  vcpus: { exitsPio: number; exitsMmio: number; exitsIntr: number; exitsOther: number }[];
+  /** In the order of the guest's devices. */
+  devices: {
+    kind: string;
+    notifies: number;
+    interrupts: number;
+    requests: number;
+    bytesIn: number;
+    bytesOut: number;
+    throttled: number;
+    malformed: number;
+    dropped: number;
+    errors: number;
+  }[];
+  /** Bytes; what the guest says of itself is as of the request before. Absent before the start. */
+  balloon?: { target: number; actual: number; free: number; available: number };
+};
 
 /** Pushed to every client: at once after it connects, then at each change. */
 export type VmmPush = { status: VmmStatus };
@@ -103,6 +173,7 @@ export type VmmLastError = { reason: Reason; message: string };
 
 export const VMM_FILES = {
   spec: "spec.json",
+  pool: "pool.json",
   status: "status.json",
   control: "control.sock",
   vsock: "vsock.sock",
@@ -110,4 +181,5 @@ export const VMM_FILES = {
   console: "console.log",
   log: "vmm.log",
   scratch: "scratch.ext4",
+  passt: "passt.sock",
 } as const;

@@ -6,14 +6,16 @@ import { writeCpio, type CpioEntry } from "./cpio.ts";
 import { runXz } from "./image.ts";
 import { moduleName, parseDepends, readModinfo, resolveModules } from "./modinfo.ts";
 
-/** What init needs: devices by ACPI, the image's disk, the channel, entropy. */
+/** What init needs: devices by ACPI, the image's disk, the network, the channel, entropy. */
 export const GUEST_MODULES = [
   "virtio_mmio",
   "vmw_vsock_virtio_transport",
   "virtio_blk",
+  "virtio_net",
   "squashfs",
   "overlay",
   "virtio-rng",
+  "virtio_balloon",
 ] as const;
 
 export type Module = { file: string; data: Uint8Array };

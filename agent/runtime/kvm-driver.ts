@@ -14,10 +14,21 @@ import { MachineId } from "../../proto/ids.ts";
 import { VMM_FILES } from "../../proto/vmm.ts";
 import type { Driver, Found, MachineRun, RunRequest } from "./driver.ts";
 import type { Hook, HookContext } from "./hooks/hook.ts";
+import { passtHook } from "./hooks/network.ts";
 import { rootfsHook } from "./hooks/rootfs.ts";
-import { directoryHook, vmmHook } from "./hooks/vmm.ts";
+import {
+  directoryHook,
+  jailHook,
+  type Launch,
+  plainLaunch,
+  vmmHook,
+  warmHook,
+} from "./hooks/vmm.ts";
+import { type Jail, JAILED_ENTRY } from "./jail.ts";
+import { killPasst } from "./passt.ts";
 import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
 import { VmmProcess } from "./supervise.ts";
+import { isPoolName, Pool } from "./pool.ts";
 import { readStatus, removeRunFiles } from "./vmm-files.ts";
 
 /** Long: on a host that is busy a healthy VMM may be slow, and giving up kills it. */
@@ -35,6 +46,12 @@ export type KvmDriverOptions = {
   /** Checked before each start; null = not at all (tests with another VMM). */
   kvmDevice?: string | null;
   hooks?: Hook[];
+  /** Null = the VMM runs as what the agent is, with all it can see. */
+  jail?: Jail | null;
+  /** Processes that wait for machines, in jails; 0 = every start is a cold one. */
+  poolSize?: number;
+  /** The path of passt; null = machines have no network. */
+  passt?: string | null;
 };
 
 /** The VMM of this source tree, under the Bun that runs the agent. */
@@ -42,17 +59,35 @@ export function vmmCommand(): string[] {
   return [process.execPath, join(dirname(import.meta.dir), "vmm", "main.ts")];
 }
 
+function hooksFor(command: string[], options: KvmDriverOptions, pool: Pool | null): Hook[] {
+  const { jail = null, passt = null, clock } = options;
+  const network = passt === null ? [] : [passtHook(passt, clock)];
+  if (jail === null)
+    return [directoryHook, rootfsHook, ...network, vmmHook(plainLaunch(command), clock)];
+  const jailed: Launch = {
+    argv: ({ request, dir, uid }) => jail.command(request, dir, uid ?? jail.claim(dir)),
+    forks: true,
+  };
+  const warm = pool === null ? [] : [warmHook(pool)];
+  const hooks = [directoryHook, rootfsHook, jailHook(jail), ...network, vmmHook(jailed, clock)];
+  return [...warm, ...hooks];
+}
+
 export class KvmDriver implements Driver {
   readonly #options: KvmDriverOptions;
   readonly #hooks: Hook[];
-  readonly #entryName: string;
+  readonly #pool: Pool | null;
+  readonly #entryNames: readonly string[];
   readonly #runs = new Map<string, VmmProcess>();
 
   constructor(options: KvmDriverOptions) {
     const command = options.command ?? vmmCommand();
     this.#options = options;
-    this.#entryName = basename(command.at(-1) ?? "");
-    this.#hooks = options.hooks ?? [directoryHook, rootfsHook, vmmHook(command, options.clock)];
+    // With and without a jail: an agent adopts what it started before it was configured anew.
+    this.#entryNames = [basename(command.at(-1) ?? ""), basename(JAILED_ENTRY)];
+    const { jail = null, poolSize: size = 0, dir, clock, log } = options;
+    this.#pool = jail !== null && size > 0 ? new Pool({ dir, size, jail, clock, log }) : null;
+    this.#hooks = options.hooks ?? hooksFor(command, options, this.#pool);
   }
 
   async start(request: RunRequest, signal: AbortSignal): Promise<MachineRun> {
@@ -63,6 +98,9 @@ export class KvmDriver implements Driver {
       signal,
       madeDirectory: false,
       madeScratch: false,
+      uid: null,
+      warm: null,
+      network: null,
       run: null,
     };
     const begun: Hook[] = [];
@@ -85,6 +123,7 @@ export class KvmDriver implements Driver {
   async find(): Promise<Found[]> {
     await mkdir(this.#options.dir, { recursive: true, mode: 0o700 });
     const alive = this.#vmmsByMachine();
+    await this.#removeOldPool(alive);
     const ids = new Set([...alive.keys(), ...readdirSync(this.#options.dir)]);
     return Promise.all(
       [...ids]
@@ -98,6 +137,8 @@ export class KvmDriver implements Driver {
     await this.#runs.get(machineId)?.kill();
     // Also one that this agent never knew.
     for (const name of this.#vmmsByMachine().get(machineId) ?? []) await this.#killNow(name);
+    this.#options.jail?.leave(machineId);
+    killPasst(machineId);
     await rm(this.#dirOf(machineId), { recursive: true, force: true, maxRetries: 3 });
   }
 
@@ -106,7 +147,13 @@ export class KvmDriver implements Driver {
   }
 
   close(): void {
+    this.#pool?.close();
     for (const run of this.#runs.values()) run.detach();
+  }
+
+  /** Machines that could start at once. */
+  get warm(): number {
+    return this.#pool?.ready ?? 0;
   }
 
   #dirOf(machineId: string): string {
@@ -136,6 +183,8 @@ export class KvmDriver implements Driver {
       this.#runs.delete(machineId);
       // At once, not later: the next start makes files of the same names.
       removeRunFiles(dir);
+      this.#options.jail?.leave(machineId);
+      killPasst(machineId);
     });
   }
 
@@ -157,15 +206,35 @@ export class KvmDriver implements Driver {
       const last = argv.at(-1) ?? "";
       if (pid === process.pid || !last.startsWith(prefix)) continue;
       // Not somebody's `ls` of the directory.
-      if (basename(argv.at(-2) ?? "") !== this.#entryName) continue;
-      const machineId = last.slice(prefix.length);
+      if (!this.#entryNames.includes(basename(argv.at(-2) ?? ""))) continue;
+      const name = last.slice(prefix.length);
       const startTime = startTimeOf(pid);
-      if (!MachineId.is(machineId) || startTime === null) continue;
+      if (startTime === null) continue;
+      const machineId = isPoolName(name) ? (this.#machineOf(pid, startTime) ?? name) : name;
+      if (!MachineId.is(machineId) && !isPoolName(machineId)) continue;
       const names = found.get(machineId) ?? [];
       names.push({ pid, startTime });
       found.set(machineId, names);
     }
     return found;
+  }
+
+  /** The machine that a process of a pool became: its directory's status names it. */
+  #machineOf(pid: number, startTime: number): string | null {
+    const { dir } = this.#options;
+    const isIts = (machineId: string): boolean => {
+      const status = readStatus(join(dir, machineId), machineId);
+      return status?.pid === pid && status.pidStartTime === startTime;
+    };
+    return readdirSync(dir).find((name) => MachineId.is(name) && isIts(name)) ?? null;
+  }
+
+  /** What an agent that crashed had started ahead. */
+  async #removeOldPool(alive: Map<string, ProcessName[]>): Promise<void> {
+    for (const [id, names] of alive)
+      if (isPoolName(id)) for (const name of names) await this.#killNow(name);
+    for (const name of readdirSync(this.#options.dir))
+      if (isPoolName(name)) await rm(this.#dirOf(name), { recursive: true, force: true });
   }
 
   /** Pid, start time and a handshake on the control socket make a run ours. */

@@ -10,7 +10,7 @@
  * The loop that follows a process is bounded by the process's own life; one that does
  * not open its socket, or does not leave after its end, is killed.
  */
-import { closeSync, openSync } from "node:fs";
+import { closeSync, openSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { LvError } from "../../proto/errors.ts";
 import { VMM_FILES, type VmmStatus } from "../../proto/vmm.ts";
@@ -23,6 +23,7 @@ import { VmmClient } from "./vmm-client.ts";
 const CONNECT_TIMEOUT_MS = 60_000;
 const LEAVE_TIMEOUT_MS = 5_000;
 const TERM_TIMEOUT_MS = 3_000;
+const TERM_REPEAT_MS = 50;
 const POLL_MIN_MS = 4;
 const POLL_MAX_MS = 100;
 
@@ -37,29 +38,48 @@ export type VmmProcessOptions = {
 /** What the VMM's environment keeps of ours. */
 const PASSED_ON = ["PATH", "HOME", "TMPDIR", "BUN_TMPDIR", "LANG"];
 
-/** Spawns `command <dir>` in a session of its own. Throws VMM_FAULT. */
-export function spawnVmm(command: string[], dir: string): ProcessName {
+/**
+ * Spawns a VMM in a session of its own; `forks`: through a launcher that prints its pid.
+ * Throws VMM_FAULT.
+ */
+export async function spawnVmm(argv: string[], dir: string, forks: boolean): Promise<ProcessName> {
   const env: Record<string, string> = {};
   for (const key of PASSED_ON) {
     const value = process.env[key];
     if (value !== undefined) env[key] = value;
   }
-  const log = openSync(join(dir, VMM_FILES.log), "w", 0o600);
+  const path = join(dir, VMM_FILES.log);
+  // A new file, never one that is there: the machine could have made it a link.
+  rmSync(path, { force: true });
+  const log = openSync(path, "wx", 0o600);
   try {
     const child = Bun.spawn({
-      cmd: [...command, dir],
+      cmd: argv,
       cwd: dir,
       env,
       detached: true,
-      stdio: ["ignore", "ignore", log],
+      stdio: ["ignore", forks ? "pipe" : "ignore", log],
     });
     child.unref();
-    return { pid: child.pid, startTime: startTimeOf(child.pid) ?? 0 };
+    let pid = child.pid;
+    if (child.stdout !== undefined) {
+      const [printed] = await Promise.all([new Response(child.stdout).text(), child.exited]);
+      pid = Number(printed);
+      if (!Number.isSafeInteger(pid) || pid <= 0) throw jailFailure(dir);
+    }
+    return { pid, startTime: startTimeOf(pid) ?? 0 };
   } catch (error) {
+    if (error instanceof LvError) throw error;
     throw new LvError("VMM_FAULT", "The VMM process cannot be started", { cause: error });
   } finally {
     closeSync(log);
   }
+}
+
+/** The launcher ended before there was a VMM: what it said last. */
+function jailFailure(dir: string): LvError {
+  const { reason, message } = readLastError(dir);
+  return new LvError(reason, message);
 }
 
 export class VmmProcess implements MachineRun {
@@ -108,11 +128,15 @@ export class VmmProcess implements MachineRun {
   async kill(): Promise<void> {
     if (this.#finished) return;
     this.#killAsked = true;
-    signalProcess(this.#options.name, "SIGTERM");
-    const timer = setTimeout(() => signalProcess(this.#options.name, "SIGKILL"), TERM_TIMEOUT_MS);
+    const { name } = this.#options;
+    signalProcess(name, "SIGTERM");
+    // Again: process 1 of a namespace does not get it before it has a handler for it.
+    const again = setInterval(() => signalProcess(name, "SIGTERM"), TERM_REPEAT_MS);
+    const timer = setTimeout(() => signalProcess(name, "SIGKILL"), TERM_TIMEOUT_MS);
     try {
       await this.ended;
     } finally {
+      clearInterval(again);
       clearTimeout(timer);
     }
   }

@@ -1,11 +1,19 @@
 /** A machine's directory, read and written from the agent's side (proto/vmm.ts). */
-import { closeSync, fstatSync, openSync, readFileSync, readSync, rmSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../lib/limits.ts";
 import { isReason, type Reason } from "../../proto/errors.ts";
 import { VMM_FILES, type VmmLastError, type VmmPhase, type VmmStatus } from "../../proto/vmm.ts";
 
-const PHASES: readonly string[] = ["booting", "running", "stopping", "ended"] satisfies VmmPhase[];
+const STATUS_MAX_BYTES = 64 << 10;
+const PHASES: readonly string[] = [
+  "waiting",
+  "booting",
+  "running",
+  "paused",
+  "stopping",
+  "ended",
+] satisfies VmmPhase[];
 
 function isPhase(value: unknown): value is VmmPhase {
   return typeof value === "string" && PHASES.includes(value);
@@ -18,7 +26,14 @@ function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-const OPTIONAL = ["bootUs", "startedAtMs", "endedAtMs", "exitCode", "exitSignal"] as const;
+const OPTIONAL = [
+  "entryUs",
+  "bootUs",
+  "startedAtMs",
+  "endedAtMs",
+  "exitCode",
+  "exitSignal",
+] as const;
 
 /**
  * Null for anything that is not this machine's status. A VMM speaks for its own
@@ -50,18 +65,14 @@ export function parseJson(text: string): unknown {
   }
 }
 
+/** Null when there is none: the VMM never got as far. */
 export function readStatus(dir: string, machineId: string): VmmStatus | null {
-  try {
-    return parseStatus(parseJson(readFileSync(join(dir, VMM_FILES.status), "utf8")), machineId);
-  } catch {
-    // Not there: the VMM never got as far.
-    return null;
-  }
+  return parseStatus(parseJson(readTail(join(dir, VMM_FILES.status), STATUS_MAX_BYTES)), machineId);
 }
 
 /** The VmmLastError of vmm.log, or its last line under VMM_FAULT. */
 export function readLastError(dir: string): VmmLastError {
-  const lines = readTail(join(dir, VMM_FILES.log)).trimEnd().split("\n");
+  const lines = readTail(join(dir, VMM_FILES.log), LIMITS.lastErrorBytes).trimEnd().split("\n");
   const line = lines.at(-1) ?? "";
   const parsed = parseJson(line);
   if (isRecord(parsed) && typeof parsed["message"] === "string") {
@@ -73,17 +84,22 @@ export function readLastError(dir: string): VmmLastError {
   return { reason: "VMM_FAULT", message: `The VMM process ended ${said}` };
 }
 
-function readTail(path: string): string {
+/**
+ * The last maxBytes of a file that the VMM could have replaced by anything:
+ * no link is followed, no pipe is waited for. "" when there is no such file.
+ */
+function readTail(path: string, maxBytes: number): string {
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch {
-    // No log: the process never began.
     return "";
   }
   try {
-    const { size } = fstatSync(fd);
-    const tail = Buffer.alloc(Math.min(size, LIMITS.lastErrorBytes));
+    const info = fstatSync(fd);
+    if (!info.isFile()) return "";
+    const { size } = info;
+    const tail = Buffer.alloc(Math.min(size, maxBytes));
     readSync(fd, tail, 0, tail.length, size - tail.length);
     return tail.toString("utf8");
   } finally {

@@ -7,14 +7,26 @@ import * as aml from "./aml.ts";
 import { layoutDevices } from "./devices.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { LAYOUT, MIB } from "./memory-map.ts";
-import { DISKS_MAX } from "./spec.ts";
+import { DISKS_MAX, NETWORKS_MAX } from "./spec.ts";
 
+const network = {
+  kind: "tap" as const,
+  name: "lv0",
+  mac: "02:00:00:00:00:01",
+  mtu: 1_500,
+  address: "10.0.2.15/24",
+  gateway: "10.0.2.2",
+};
 const disk = { path: "/d", readOnly: true, id: "d" };
-const most = layoutDevices(Array.from({ length: DISKS_MAX }, () => disk));
+const disks = Array.from({ length: DISKS_MAX }, () => disk);
+const most = layoutDevices({
+  disks,
+  networks: Array.from({ length: NETWORKS_MAX }, () => network),
+});
 const sum = (bytes: Uint8Array): number => bytes.reduce((total, byte) => total + byte, 0) & 0xff;
 
 test("every table's bytes sum to zero and its length is its own", () => {
-  for (const table of [dsdt(most), fadt(0x9fc00), madt(8), xsdt([1, 2])]) {
+  for (const table of [dsdt(most), fadt(0x9fc00), madt(32), xsdt([1, 2])]) {
     expect(sum(table)).toBe(0);
     expect(new DataView(table.buffer).getUint32(4, true)).toBe(table.length);
   }
@@ -64,7 +76,7 @@ const iasl = Bun.which("iasl");
 test.skipIf(iasl === null)("iasl disassembles all tables without a complaint", () => {
   const directory = mkdtempSync(join(tmpdir(), "leveret-acpi-"));
   try {
-    const tables = { dsdt: dsdt(most), facp: fadt(0x9fc00), apic: madt(8), xsdt: xsdt([1, 2]) };
+    const tables = { dsdt: dsdt(most), facp: fadt(0x9fc00), apic: madt(32), xsdt: xsdt([1, 2]) };
     for (const [name, table] of Object.entries(tables)) {
       const path = join(directory, `${name}.aml`);
       writeFileSync(path, table);

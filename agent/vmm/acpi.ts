@@ -13,6 +13,8 @@ export const POWER_OFF_VALUE = 0x34;
 export const RESET_VALUE = 1;
 export const SERIAL_PORT = 0x3f8;
 export const SERIAL_GSI = 4;
+/** Of the generic event device; virtio devices end at 20. */
+export const EVENT_GSI = 22;
 export const VIRTIO_MMIO_BYTES = 0x1000;
 
 export type VirtioSlot = { base: number; gsi: number };
@@ -73,9 +75,28 @@ export function dsdt(slots: readonly VirtioSlot[]): Uint8Array {
     aml.named("_UID", aml.integer(0)),
     aml.named("_CRS", aml.resources(aml.edgeInterrupt(SERIAL_GSI), aml.ioPorts(SERIAL_PORT, 8))),
   );
+  // Its number changes when the machine is a copy; the event device says when to look.
+  const generation = aml.device(
+    "VGEN",
+    aml.named("_HID", aml.string("LVRT0001")),
+    aml.named("_CID", aml.string("VM_Gen_Counter")),
+    aml.named("_DDN", aml.string("VM_Gen_Counter")),
+    aml.named("ADDR", aml.list(aml.integer(LAYOUT.generationId), aml.integer(0))),
+  );
+  const events = aml.device(
+    "GED0",
+    aml.named("_HID", aml.string("ACPI0013")),
+    aml.named("_UID", aml.integer(0)),
+    aml.named("_CRS", aml.resources(aml.edgeInterrupt(EVENT_GSI))),
+    aml.method1("_EVT", aml.notify("VGEN", 0x80)),
+  );
   const five = aml.integer(5);
   const powerOff = aml.named("_S5_", aml.list(five, five, aml.integer(0), aml.integer(0)));
-  return table("DSDT", 2, aml.join(aml.scope("\\_SB_", serial, ...virtio), powerOff));
+  return table(
+    "DSDT",
+    2,
+    aml.join(aml.scope("\\_SB_", serial, ...virtio, generation, events), powerOff),
+  );
 }
 
 export function fadt(dsdtAddress: number): Uint8Array {
@@ -130,12 +151,13 @@ export function rsdp(xsdtAddress: number): Uint8Array {
   return bytes;
 }
 
-/** Writes all tables; they end below the RSDP at 0xe0000 for any 8 CPUs and 16 devices. */
+/** Writes all tables; they end below the generation id for any 32 CPUs and 16 devices. */
 export function writeAcpi(memory: GuestMemory, cpus: number, slots: readonly VirtioSlot[]): void {
   let at: number = LAYOUT.acpiTables;
   const place = (bytes: Uint8Array): number => {
     const address = at;
-    if (address + bytes.length > LAYOUT.rsdp) throw new RangeError("The ACPI tables do not fit");
+    if (address + bytes.length > LAYOUT.generationId)
+      throw new RangeError("The ACPI tables do not fit");
     memory.write(address, bytes);
     at = (address + bytes.length + 15) & ~15;
     return address;

@@ -48,6 +48,12 @@ export function integer(value: number): Uint8Array {
 export const list = (...items: readonly Uint8Array[]): Uint8Array =>
   packaged([0x12], join([items.length], ...items));
 
+/** Takes one argument, runs one at a time. */
+export const method1 = (name: string, ...terms: readonly Uint8Array[]): Uint8Array =>
+  packaged([0x14], join(nameString(name), [0x09], ...terms));
+export const notify = (name: string, value: number): Uint8Array =>
+  join([0x86], nameString(name), integer(value));
+
 /** "PNP0501" as the compressed dword of 19.6.38. */
 export function eisaId(id: string): Uint8Array {
   const letter = (i: number): number => id.charCodeAt(i) - 0x40;

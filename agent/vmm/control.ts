@@ -5,17 +5,23 @@
  * A crash leaves the socket file behind; the next start unlinks it.
  */
 import { LIMITS } from "../../lib/limits.ts";
-import type { VmmPush, VmmReply, VmmRequest, VmmStatus } from "../../proto/vmm.ts";
+import type { VmmMetrics, VmmPush, VmmReply, VmmRequest, VmmStatus } from "../../proto/vmm.ts";
+import { isAction } from "./actions.ts";
 import { removeSocket } from "./guest-channel.ts";
 import { SocketWriter } from "./socket-writer.ts";
 
 const BACKLOG_LIMIT_BYTES = 256 << 10;
 const SIGNAL_MAX = 64;
 
+type Refusal = Omit<Extract<VmmReply, { ok: false }>, "id" | "ok">;
+
 export type ControlHandler = {
   status(): VmmStatus;
   /** Null = done; else why not. */
-  request(request: VmmRequest): Omit<Extract<VmmReply, { ok: false }>, "id" | "ok"> | null;
+  request(request: VmmRequest): Refusal | null;
+  metrics(): VmmMetrics;
+  /** The last client has left. */
+  deserted?(): void;
 };
 
 export type ControlServer = {
@@ -34,22 +40,32 @@ export function parseRequest(line: string): VmmRequest | null {
     return null; // not JSON: answered as a bad request
   }
   if (typeof value !== "object" || value === null) return null;
-  const { id, action, signal, timeoutMs } = value as Record<string, unknown>;
+  const { id, action, signal, timeoutMs, mib } = value as Record<string, unknown>;
   const isWhole = (it: unknown, max: number): it is number =>
     typeof it === "number" && Number.isSafeInteger(it) && it >= 0 && it <= max;
-  if (!isWhole(id, Number.MAX_SAFE_INTEGER)) return null;
+  if (!isWhole(id, Number.MAX_SAFE_INTEGER) || !isAction(action)) return null;
   switch (action) {
     case "status":
+    case "metrics":
+    case "boot":
+    case "pause":
+    case "resume":
     case "kill":
       return { id, action };
+    case "balloon":
+      return isWhole(mib, LIMITS.memoryMaxMib) ? { id, action, mib } : null;
+    case "shutdown":
+      return isWhole(timeoutMs, LIMITS.stopTimeoutMaxMs) ? { id, action, timeoutMs } : null;
     case "signal":
       return isWhole(signal, SIGNAL_MAX) ? { id, action, signal } : null;
     case "stop":
       return isWhole(signal, SIGNAL_MAX) && isWhole(timeoutMs, LIMITS.stopTimeoutMaxMs)
         ? { id, action, signal, timeoutMs }
         : null;
-    default:
-      return null;
+    default: {
+      const rest: never = action;
+      return rest;
+    }
   }
 }
 
@@ -93,10 +109,11 @@ class Client {
     }
     // The status goes first, so that it is there when the reply is.
     if (request.action === "status") this.send({ status: handler.status() });
+    const { id } = request;
     const refusal = handler.request(request);
-    this.send(
-      refusal === null ? { id: request.id, ok: true } : { id: request.id, ok: false, ...refusal },
-    );
+    if (refusal !== null) this.send({ id, ok: false, ...refusal });
+    else if (request.action === "metrics") this.send({ id, ok: true, metrics: handler.metrics() });
+    else this.send({ id, ok: true });
   }
 }
 
@@ -119,6 +136,7 @@ export function listenForControl(path: string, handler: ControlHandler): Control
       },
       close(socket) {
         clients.delete(socket.data);
+        if (clients.size === 0) handler.deserted?.();
       },
       // A close follows.
       error: () => undefined,

@@ -1,5 +1,5 @@
-/** Which virtio device sits where: in the order of the spec, disks first. */
-import type { VmmSpec } from "../../proto/vmm.ts";
+/** Which virtio device sits where: in the order of the spec, disks first, networks next. */
+import type { VmmNetwork, VmmSpec } from "../../proto/vmm.ts";
 import { VIRTIO_MMIO_BYTES } from "./acpi.ts";
 import { LAYOUT } from "./memory-map.ts";
 
@@ -7,18 +7,24 @@ import { LAYOUT } from "./memory-map.ts";
 const FIRST_GSI = 5;
 
 export type Disk = VmmSpec["disks"][number];
-export type Device = { base: number; gsi: number } & (
-  { kind: "blk"; disk: Disk } | { kind: "vsock" } | { kind: "rng" }
-);
+type Kind =
+  | { kind: "blk"; disk: Disk }
+  | { kind: "net"; network: VmmNetwork }
+  | { kind: "vsock" }
+  | { kind: "rng" }
+  | { kind: "balloon" };
+export type Device = { base: number; gsi: number } & Kind;
 
 /** The guest's address on its own vsock; a machine has one neighbour, the host (2). */
 export const GUEST_CID = 3;
 
-export function layoutDevices(disks: readonly Disk[]): Device[] {
-  const kinds: ({ kind: "blk"; disk: Disk } | { kind: "vsock" } | { kind: "rng" })[] = [
+export function layoutDevices({ disks, networks }: Pick<VmmSpec, "disks" | "networks">): Device[] {
+  const kinds: Kind[] = [
     ...disks.map((disk) => ({ kind: "blk" as const, disk })),
+    ...networks.map((network) => ({ kind: "net" as const, network })),
     { kind: "vsock" },
     { kind: "rng" },
+    { kind: "balloon" },
   ];
   return kinds.map((kind, index) => ({
     base: LAYOUT.virtioBase + index * VIRTIO_MMIO_BYTES,

@@ -59,17 +59,21 @@ test("RUN is a list of fields in the documented order", () => {
     cwd: "/",
     user: "",
     hostname: "h",
+    networks: ["n"],
+    resolvConf: "r",
     seed: Uint8Array.of(9),
     clockNs: 258n,
   });
   const hex = [
-    `42000000 ${HOST_FRAME.run.toString(16)}00 0000`,
+    `54000000 ${HOST_FRAME.run.toString(16)}00 0000`,
     "0100 0000 02000000 7368",
     "0100 0000 02000000 2d63",
     "0200 0000 03000000 413d62",
     "0300 0000 01000000 2f",
     "0400 0000 00000000",
     "0500 0000 01000000 68",
+    "0800 0000 01000000 6e",
+    "0900 0000 01000000 72",
     "0600 0000 01000000 09",
     "0700 0000 08000000 0201000000000000",
   ];

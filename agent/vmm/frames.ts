@@ -88,6 +88,9 @@ export type RunOrder = {
   cwd: string;
   user: string;
   hostname: string;
+  /** "<interface> <address>/<prefix> <gateway>" each. */
+  networks: readonly string[];
+  resolvConf: string;
   seed: Uint8Array;
   /** Nanoseconds since the epoch. */
   clockNs: bigint;
@@ -103,6 +106,8 @@ export function encodeRun(run: RunOrder): Uint8Array {
     [RUN_FIELD.cwd, encoder.encode(run.cwd)],
     [RUN_FIELD.user, encoder.encode(run.user)],
     [RUN_FIELD.hostname, encoder.encode(run.hostname)],
+    ...run.networks.map((value) => [RUN_FIELD.network, encoder.encode(value)] as const),
+    [RUN_FIELD.resolv, encoder.encode(run.resolvConf)],
     [RUN_FIELD.seed, run.seed],
     [RUN_FIELD.clock, new Uint8Array(clock.buffer)],
   ];

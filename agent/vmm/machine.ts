@@ -6,7 +6,7 @@
  * closed again on every path. A mapped kernel stays mapped without one.
  */
 import { closeSync, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
-import { type Shim, Vm } from "../../native/ffi.ts";
+import { type NetConfig, type Shim, Vm } from "../../native/ffi.ts";
 import { VMM_EXIT, type VmmSpec } from "../../proto/vmm.ts";
 import {
   POWER_OFF_VALUE,
@@ -21,6 +21,7 @@ import { cpuidFor, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import { type Device, GUEST_CID, layoutDevices } from "./devices.ts";
 import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
+import { writeGeneration } from "./generation.ts";
 import { fileReader, type FileReader, loadSegments, planKernel } from "./kernel-image.ts";
 import { LAYOUT, MIB } from "./memory-map.ts";
 import { mpTable } from "./mp-table.ts";
@@ -29,8 +30,12 @@ import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.
 /** Of serial output; what a guest writes past it is dropped. */
 export const CONSOLE_LIMIT_BYTES = MIB;
 const SEED_BYTES = 64;
+const NET_TRIES = 250;
+const NET_RETRY_MS = 2;
+/** One per vCPU; one thread serves them all, so more gain nothing. */
+const BLK_QUEUES_MAX = 4;
 
-export type Machine = { vm: Vm; devices: readonly Device[]; commandLine: string };
+export type Machine = { vm: Vm; vcpus: number; devices: readonly Device[]; commandLine: string };
 
 export type MachineOptions = {
   shim: Shim;
@@ -39,6 +44,8 @@ export type MachineOptions = {
   consoleFd: number;
   /** The shim connects to "<path>_<port>"; relative to the working directory. */
   vsockPath: string;
+  /** Made ahead; taken when it has the right size, destroyed when it has not. */
+  ahead?: { vm: Vm; cpus: number; memoryMib: number } | null;
 };
 
 /** Files that were opened; closed in one place. */
@@ -63,20 +70,37 @@ export function buildMachine(options: MachineOptions): Machine {
   }
 }
 
-function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Open): Machine {
+type Size = { cpus: number; memoryMib: number };
+
+/** Throws VmmError or ShimError. */
+export function createVm(shim: Shim, { cpus, memoryMib }: Size): Vm {
+  Vm.probe(shim);
+  const { lowLimit, highBase } = LAYOUT;
+  const memoryBytes = memoryMib * MIB;
+  return Vm.create({ vcpus: cpus, memoryBytes, lowLimit, highBase, pit: false }, shim);
+}
+
+function takeVm({ shim, spec, ahead = null }: MachineOptions): Vm {
+  if (ahead !== null) {
+    if (ahead.cpus === spec.cpus && ahead.memoryMib === spec.memoryMib) return ahead.vm;
+    ahead.vm.destroy();
+  }
+  return createVm(shim, spec);
+}
+
+function assemble(options: MachineOptions, open: Open): Machine {
+  const { spec, consoleFd, vsockPath } = options;
   const kernelFd = open(spec.kernelPath, "r", (why) => kernelMissing(spec.kernelPath, why));
   const kernel = fileReader(spec.kernelPath, kernelFd);
   const plan = planKernel(kernel);
   const initrd = spec.initrdPath === null ? null : openInitrd(spec.initrdPath, open);
   const memoryBytes = spec.memoryMib * MIB;
   const place = placeInitrd(plan, memoryBytes, initrd?.file.bytes ?? 0);
-  const devices = layoutDevices(spec.disks);
+  const devices = layoutDevices(spec);
   const disks = spec.disks.map((disk) => openDisk(disk.path, disk.readOnly, open));
   const line = commandLine(spec.kernelArgs, [], plan.commandLineMax);
 
-  Vm.probe(shim);
-  const { lowLimit, highBase } = LAYOUT;
-  const vm = Vm.create({ vcpus: spec.cpus, memoryBytes, lowLimit, highBase, pit: false }, shim);
+  const vm = takeVm(options);
   try {
     const memory = new GuestMemory(vm.regions);
     loadSegments(plan, kernel, memory, (gpa, bytes, at) => vm.mapFile(gpa, bytes, kernelFd, at));
@@ -94,10 +118,11 @@ function assemble({ shim, spec, consoleFd, vsockPath }: MachineOptions, open: Op
       seed: crypto.getRandomValues(new Uint8Array(SEED_BYTES)),
     });
     writeAcpi(memory, spec.cpus, devices);
+    writeGeneration(memory);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
-    addDevices(vm, devices, disks, consoleFd, vsockPath);
+    addDevices(vm, spec.cpus, devices, disks, consoleFd, vsockPath);
     setVcpus(vm, spec.cpus, plan.entry);
-    return { vm, devices, commandLine: line };
+    return { vm, vcpus: spec.cpus, devices, commandLine: line };
   } catch (error) {
     vm.destroy();
     throw error;
@@ -148,6 +173,7 @@ function blockDeviceBytes(stat: Stats): number {
 
 function addDevices(
   vm: Vm,
+  cpus: number,
   devices: readonly Device[],
   disks: readonly OpenDisk[],
   consoleFd: number,
@@ -160,18 +186,37 @@ function addDevices(
     outLimit: CONSOLE_LIMIT_BYTES,
   });
   vm.addPower({ port: POWER_PORT, powerOff: POWER_OFF_VALUE, reset: RESET_VALUE });
+  const queues = Math.min(cpus, BLK_QUEUES_MAX);
   devices.forEach((device, index) => {
     const { base, gsi } = device;
     switch (device.kind) {
       case "blk": {
         const disk = disks[index];
         if (disk === undefined) throw new RangeError(`Disk ${index} was not opened`);
-        const { readOnly, id } = device.disk;
-        vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id });
+        const { readOnly, id, limit = {} } = device.disk;
+        vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id, queues, limit });
+        break;
+      }
+      case "net": {
+        const { kind, name, mac, mtu, rx = {}, tx = {} } = device.network;
+        const octets = Uint8Array.from(mac.split(":"), (octet) => Number.parseInt(octet, 16));
+        addNet(vm, {
+          base,
+          gsi,
+          kind: kind === "tap" ? kind : "socket",
+          name,
+          mac: octets,
+          mtu,
+          rx,
+          tx,
+        });
         break;
       }
       case "vsock":
         vm.addVsock({ base, gsi, guestCid: GUEST_CID, path: vsockPath });
+        break;
+      case "balloon":
+        vm.addBalloon({ base, gsi });
         break;
       case "rng":
         vm.addRng({ base, gsi });
@@ -182,6 +227,21 @@ function addDevices(
       }
     }
   });
+}
+
+/** A stack that has bound its socket a moment ago may not listen on it yet. */
+function addNet(vm: Vm, config: NetConfig, tries = NET_TRIES): void {
+  try {
+    vm.addNet(config);
+  } catch (error) {
+    if (errorCode(error) === "ECONNREFUSED" && tries > 1) {
+      Bun.sleepSync(NET_RETRY_MS);
+      return addNet(vm, config, tries - 1);
+    }
+    const what = config.kind === "tap" ? "TAP interface" : "network stack at";
+    const text = `Cannot open the ${what} ${config.name}: ${errorText(error)}`;
+    throw new VmmError("VMM_FAULT", VMM_EXIT.vmmFault, text, error);
+  }
 }
 
 /** In the order Linux ≥ 6.13 wants: MSRs that depend on CPUID read as zero before it is set. */

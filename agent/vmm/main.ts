@@ -8,7 +8,7 @@
  * per machine. A crash leaves sockets and a status that names a dead pid behind: the
  * supervisor sees the pid is gone, the next start replaces the rest.
  */
-import { closeSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, existsSync, readFileSync, writeSync } from "node:fs";
 import { basename } from "node:path";
 import { LIMITS } from "../../lib/limits.ts";
 import {
@@ -19,9 +19,10 @@ import {
   type VmmStatus,
 } from "../../proto/vmm.ts";
 import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
-import { runMachine } from "./process.ts";
+import { loadShim, runMachine } from "./process.ts";
 import { parseSpec } from "./spec.ts";
-import { processStartTime, writeStatus } from "./status.ts";
+import { type Prepared, waitForBoot } from "./waiting.ts";
+import { hostPid, processStartTime, writeStatus } from "./status.ts";
 
 function printLine(line: string): void {
   try {
@@ -47,7 +48,7 @@ function writeFailure(error: VmmError, specText: string): void {
   const status: VmmStatus = {
     machineId: typeof raw.machineId === "string" ? raw.machineId : basename(process.cwd()),
     incarnation: typeof raw.incarnation === "number" ? raw.incarnation : 0,
-    pid: process.pid,
+    pid: hostPid(),
     pidStartTime: processStartTime(),
     phase: "ended",
     endedAtMs: Date.now(),
@@ -67,9 +68,14 @@ async function main(): Promise<ExitCode> {
   let spec: VmmSpec;
   let specText = "";
   let entered = false;
+  let ahead: Prepared | null = null;
   try {
     enter(directory);
     entered = true;
+    if (existsSync(VMM_FILES.pool) && !existsSync(VMM_FILES.spec)) {
+      ahead = await waitForBoot(loadShim);
+      if (ahead === null) return VMM_EXIT.ended;
+    }
     specText = readSpecText();
     spec = parseSpec(specText);
   } catch (thrown) {
@@ -82,7 +88,7 @@ async function main(): Promise<ExitCode> {
     printLastError(error.reason, error.message);
     return error.exitCode;
   }
-  return runMachine(spec, printLine, printLastError);
+  return runMachine(spec, ahead, printLine, printLastError);
 }
 
 function enter(directory: string): void {

@@ -18,7 +18,9 @@ export const LAYOUT = {
   commandLine: 0x20000,
   /** The last KiB of base memory, where every kernel looks for it early. */
   mpTable: 0x9fc00,
-  acpiTables: 0x9fe00,
+  acpiTables: 0xa0000,
+  /** 16 bytes, as VMGenID wants it: 8-byte aligned, in reserved memory. */
+  generationId: 0xdff00,
   /** Scanned by every kernel, given in the zero page besides. */
   rsdp: 0xe0000,
   highMemory: 0x100000,

@@ -3,18 +3,26 @@
  * VM stopped, status.json written, clients told, sockets removed.
  */
 import { closeSync } from "node:fs";
-import { openShim } from "../../native/ffi.ts";
+import { type BalloonStats, openShim, type Vm } from "../../native/ffi.ts";
 import type { Reason } from "../../proto/errors.ts";
 import { GUEST_PORT } from "../../proto/guest.ts";
-import { VMM_EXIT, VMM_FILES, type VmmSpec, type VmmStatus } from "../../proto/vmm.ts";
+import {
+  VMM_EXIT,
+  VMM_FILES,
+  type VmmMetrics,
+  type VmmSpec,
+  type VmmStatus,
+} from "../../proto/vmm.ts";
 import { lastConsoleLine, openConsole } from "./console.ts";
 import { type ControlServer, listenForControl } from "./control.ts";
-import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
+import type { Device } from "./devices.ts";
+import { errorCode, errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
 import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
 import { buildMachine, type Machine } from "./machine.ts";
 import { OutputSink } from "./output-sink.ts";
 import { Run, type RunState } from "./run.ts";
-import { processStartTime, writeStatus } from "./status.ts";
+import type { Prepared } from "./waiting.ts";
+import { hostPid, processStartTime, writeStatus } from "./status.ts";
 
 /** For clients that are slow to read the last push. */
 const LAST_PUSH_TIMEOUT_MS = 500;
@@ -40,8 +48,13 @@ const EXIT_CODES: Partial<Record<Reason, ExitCode>> = {
 };
 
 /** Total. Resolves when the run is over and nothing of it is left but its files. */
-export async function runMachine(spec: VmmSpec, log: Log, lastError: LastError): Promise<ExitCode> {
-  const machine = new MachineProcess(spec, log);
+export async function runMachine(
+  spec: VmmSpec,
+  ahead: Prepared | null,
+  log: Log,
+  lastError: LastError,
+): Promise<ExitCode> {
+  const machine = new MachineProcess(spec, ahead, log);
   let code: ExitCode = VMM_EXIT.ended;
   try {
     const { reason, message } = await machine.run();
@@ -61,25 +74,34 @@ export async function runMachine(spec: VmmSpec, log: Log, lastError: LastError):
 
 class MachineProcess {
   readonly #spec: VmmSpec;
+  readonly #ahead: Prepared | null;
+  readonly #startedAt: number;
   readonly #log: Log;
+  #entryUs: number | null = null;
   readonly #pidStartTime = processStartTime();
   #state: RunState = { phase: "booting" };
   #control: ControlServer | null = null;
   #channel: GuestChannel | null = null;
   #machine: Machine | null = null;
+  #balloon: BalloonStats | null = null;
   #output: OutputSink | null = null;
   #run: Run | null = null;
   #ended: (() => void) | null = null;
 
-  constructor(spec: VmmSpec, log: Log) {
+  constructor(spec: VmmSpec, ahead: Prepared | null, log: Log) {
     this.#spec = spec;
+    this.#ahead = ahead;
+    // Since performance.timeOrigin: the runtime's own start, 3 ms after the process's.
+    this.#startedAt = ahead === null ? 0 : performance.now();
     this.#log = log;
   }
 
   get #status(): VmmStatus {
     const { machineId, incarnation } = this.#spec;
-    const pid = process.pid;
-    return { machineId, incarnation, pid, pidStartTime: this.#pidStartTime, ...this.#state };
+    const pid = hostPid();
+    const entry = this.#entryUs === null ? {} : { entryUs: this.#entryUs };
+    const pidStartTime = this.#pidStartTime;
+    return { machineId, incarnation, pid, pidStartTime, ...entry, ...this.#state };
   }
 
   async run(): Promise<VmmStatus> {
@@ -94,17 +116,17 @@ class MachineProcess {
     this.#control = listenForControl(VMM_FILES.control, {
       status: () => this.#status,
       request: (request) => (this.#run === null ? notYet() : this.#run.request(request)),
+      metrics: () => this.#metrics(),
     });
     // The shim listens on this path; a stale file would stop it.
     removeSocket(VMM_FILES.vsock);
     this.#machine = this.#build();
-    const { vm } = this.#machine;
+    const { vm, devices } = this.#machine;
     this.#output = new OutputSink(VMM_FILES.output, this.#spec, this.#log);
     const run = new Run({
       spec: this.#spec,
       now: () => Date.now(),
-      // Since performance.timeOrigin: the runtime's own start, 3 ms after the process's.
-      uptimeUs: () => performance.now() * 1_000,
+      uptimeUs: () => this.#uptimeUs(),
       after: (ms, call) => {
         const timer = setTimeout(call, ms);
         return () => clearTimeout(timer);
@@ -112,23 +134,47 @@ class MachineProcess {
       sendToGuest: (frame) => this.#channel?.send(frame) ?? false,
       appendOutput: (stream, data) => this.#output?.append(stream, data),
       lastConsoleLine: () => lastConsoleLine(VMM_FILES.console),
+      pauseVm: () => paused(vm),
+      setBalloon: (bytes) => vm.setBalloon(indexOf(devices, "balloon"), bytes),
+      resumeVm: () => vm.resume(),
       stopVm: () => vm.stop(),
       changed: (state) => this.#change(state),
       log: this.#log,
     });
     this.#run = run;
     this.#channel = listenForGuest(`${VMM_FILES.vsock}_${GUEST_PORT}`, run);
+    vm.confine();
     vm.start();
+    this.#entryUs = Math.round(this.#uptimeUs());
     void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));
     await end;
     return this.#status;
   }
 
+  #uptimeUs(): number {
+    return (performance.now() - this.#startedAt) * 1_000;
+  }
+
+  #metrics(): VmmMetrics {
+    if (this.#machine === null) return { vcpus: [], devices: [] };
+    const { vm, vcpus, devices } = this.#machine;
+    // Asking moves the machine, which a paused one must not.
+    if (this.#state.phase !== "paused")
+      this.#balloon = vm.balloonStats(indexOf(devices, "balloon"));
+    return {
+      vcpus: Array.from({ length: vcpus }, (_, vcpu) => vm.vcpuStats(vcpu)),
+      devices: devices.map(({ kind }, index) => ({ kind, ...vm.deviceStats(index) })),
+      ...(this.#balloon === null ? {} : { balloon: this.#balloon }),
+    };
+  }
+
   #build(): Machine {
     const consoleFd = openConsole(VMM_FILES.console);
     try {
-      const shim = loadShim();
-      return buildMachine({ shim, spec: this.#spec, consoleFd, vsockPath: VMM_FILES.vsock });
+      const ahead = this.#ahead;
+      const shim = ahead?.shim ?? loadShim();
+      const vsockPath = VMM_FILES.vsock;
+      return buildMachine({ shim, spec: this.#spec, consoleFd, vsockPath, ahead });
     } finally {
       closeSync(consoleFd);
     }
@@ -177,13 +223,27 @@ class MachineProcess {
   }
 }
 
+/** False when the guest ended its machine before the pause reached it. */
+function paused(vm: Vm): boolean {
+  try {
+    vm.pause();
+    return true;
+  } catch (error) {
+    if (errorCode(error) === "EBUSY") return false;
+    throw error;
+  }
+}
+
+const indexOf = (devices: readonly Device[], kind: Device["kind"]): number =>
+  devices.findIndex((device) => device.kind === kind);
+
 function notYet(): { reason: Reason; message: string } {
   return { reason: "STATE_CONFLICT", message: "The machine is being built" };
 }
 
-function loadShim(): ReturnType<typeof openShim> {
+export function loadShim(): ReturnType<typeof openShim> {
   try {
-    return openShim();
+    return openShim(process.env["LEVERET_SHIM"]);
   } catch (error) {
     throw new VmmError("TOOL_MISSING", VMM_EXIT.vmmFault, errorText(error), error);
   }

@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { GUEST_ERROR, HOST_FRAME } from "../../proto/guest.ts";
 import type { VmmRequest, VmmSpec } from "../../proto/vmm.ts";
 import type { VmEvent } from "../../native/ffi.ts";
+import { ALLOWED } from "./actions.ts";
 import { Run, type RunState } from "./run.ts";
 
 const spec: VmmSpec = {
@@ -14,8 +15,10 @@ const spec: VmmSpec = {
   initrdPath: null,
   kernelArgs: "",
   disks: [],
+  networks: [],
   process: { argv: ["/bin/true"], env: [], cwd: "/", user: "", stopSignal: 3 },
   hostname: "m",
+  resolvConf: "",
   outputLimitBytes: 4096,
   initTimeoutMs: 30_000,
 };
@@ -28,6 +31,7 @@ function world() {
   const it = {
     nowMs: 10,
     stops: 0,
+    vm: [] as string[],
     console: "",
     sent,
     states,
@@ -64,6 +68,12 @@ function world() {
     },
     appendOutput: () => undefined,
     lastConsoleLine: () => it.console,
+    pauseVm: () => {
+      it.vm.push("pause");
+      return true;
+    },
+    setBalloon: (bytes) => it.vm.push(`balloon ${bytes}`),
+    resumeVm: () => it.vm.push("resume"),
     stopVm: () => (it.stops += 1),
     changed: (state) => states.push(state),
     log: () => undefined,
@@ -243,4 +253,55 @@ test("a channel that closes early waits for the guest's own end, then says so", 
   const broken = world();
   broken.run.broken("a frame has 9 bytes");
   expect(broken.run.state).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
+});
+
+test("pause and resume hold the VM still; a stop in between lets it go on first", () => {
+  const it = world();
+  expect(it.run.request({ id: 1, action: "pause" })).toEqual({
+    reason: "STATE_CONFLICT",
+    message: "The machine is booting: pause needs it to be running",
+  });
+  it.run.hello();
+  it.run.started();
+  expect(it.run.request({ id: 2, action: "resume" })?.reason).toBe("STATE_CONFLICT");
+  expect(it.run.request({ id: 3, action: "pause" })).toBeNull();
+  expect(it.run.request({ id: 4, action: "signal", signal: 1 })?.reason).toBe("STATE_CONFLICT");
+  expect(it.run.request({ id: 5, action: "resume" })).toBeNull();
+  expect(it.run.request({ id: 6, action: "pause" })).toBeNull();
+  expect(it.run.request(stop)).toBeNull();
+  expect(it.vm).toEqual(["pause", "resume", "pause", "resume"]);
+  const seen = ["booting", "running", "paused", "running", "paused", "running", "stopping"];
+  expect(phases(it.states)).toEqual(seen);
+  expect(it.sent).toEqual(["run", "signal 3"]);
+});
+
+test("shutdown asks the guest to switch itself off, and forces it when the time is over", () => {
+  const it = world();
+  it.run.hello();
+  it.run.started();
+  expect(it.run.request({ id: 1, action: "shutdown", timeoutMs: 3000 })).toBeNull();
+  expect(it.sent).toEqual(["run", "poweroff"]);
+  it.advance(3000);
+  expect(it.run.state).toMatchObject({ phase: "ended", exitCode: 143, exitSignal: 15 });
+  expect([it.stops, it.timers.length]).toEqual([1, 0]);
+});
+
+test("the table says for every action in which phase it is allowed", () => {
+  const phases_ = ["waiting", "booting", "running", "paused", "stopping", "ended"] as const;
+  const rows = Object.entries(ALLOWED).map(([action, allowed]) => {
+    const marks = phases_.map((phase) => (allowed.includes(phase) ? "x" : "."));
+    return `${action} ${marks.join("")}`;
+  });
+  expect(rows).toEqual([
+    "status xxxxxx",
+    "metrics .xxxx.",
+    "boot x.....",
+    "pause ..x...",
+    "resume ...x..",
+    "balloon ..x...",
+    "signal ..x.x.",
+    "stop .xxxx.",
+    "shutdown .xxxx.",
+    "kill xxxxx.",
+  ]);
 });

@@ -3,6 +3,8 @@
  * between guest, hypervisor and supervisor. No I/O of its own; everything it touches
  * is handed in, so its tests need no VM.
  *
+ *                   resume ┌──paused
+ *                          v    ^ pause
  *   booting ──STARTED──> running ──stop──> stopping ──┐
  *      │                    │                         │
  *      └────────┬───────────┴───────────┬─────────────┘
@@ -20,12 +22,14 @@ import { GUEST_ERROR } from "../../proto/guest.ts";
 import type { Reason } from "../../proto/errors.ts";
 import type { VmmPhase, VmmRequest, VmmSpec } from "../../proto/vmm.ts";
 import type { VmEvent } from "../../native/ffi.ts";
+import { refuse } from "./actions.ts";
 import { encodePowerOff, encodeRun, encodeSignal } from "./frames.ts";
 import type { GuestHandler } from "./guest-channel.ts";
 
 /** For init to end what still runs, sync and switch off. */
 const POWER_OFF_TIMEOUT_MS = 15_000;
 const SIGKILL = 9;
+const SIGTERM = 15;
 const SEED_BYTES = 64;
 
 /** What a run adds to the status. */
@@ -51,6 +55,10 @@ export type RunPorts = {
   appendOutput(stream: "stdout" | "stderr", data: Uint8Array): void;
   /** The last thing the guest's kernel said, or "". */
   lastConsoleLine(): string;
+  /** False when the VM has ended already. */
+  pauseVm(): boolean;
+  setBalloon(bytes: number): void;
+  resumeVm(): void;
   stopVm(): void;
   /** Called at each change, after which `state` is the new one. */
   changed(state: RunState): void;
@@ -96,8 +104,10 @@ export class Run implements GuestHandler {
     const { argv, env, cwd, user } = spec.process;
     const seed = crypto.getRandomValues(new Uint8Array(SEED_BYTES));
     const clockNs = BigInt(this.#ports.now()) * 1_000_000n;
+    const { hostname, resolvConf } = spec;
+    const networks = spec.networks.map((it, i) => `eth${i} ${it.address} ${it.gateway}`);
     this.#ports.sendToGuest(
-      encodeRun({ argv, env, cwd, user, hostname: spec.hostname, seed, clockNs }),
+      encodeRun({ argv, env, cwd, user, hostname, networks, resolvConf, seed, clockNs }),
     );
   }
 
@@ -182,10 +192,23 @@ export class Run implements GuestHandler {
 
   /** Null = done. Repeating a stop replaces its time-out. */
   request(request: VmmRequest): Refusal | null {
-    if (request.action === "status") return null;
-    if (this.#state.phase === "ended")
-      return { reason: "STATE_CONFLICT", message: "The machine has ended" };
+    const refusal = refuse(request.action, this.#state.phase);
+    if (refusal !== null) return { reason: "STATE_CONFLICT", message: refusal };
     switch (request.action) {
+      case "status":
+      case "metrics":
+      case "boot":
+        // Answered by the process, which has what they are about.
+        return null;
+      case "pause":
+        return this.#pause();
+      case "resume":
+        this.#resume();
+        return null;
+      case "balloon":
+        return this.#balloon(request.mib);
+      case "shutdown":
+        return this.#shutdown(request.timeoutMs);
       case "kill":
         this.kill();
         return null;
@@ -211,6 +234,7 @@ export class Run implements GuestHandler {
       this.kill();
       return null;
     }
+    if (this.#state.phase === "paused") this.#resume();
     this.#cancelStop();
     this.#cancelStop = this.#ports.after(timeoutMs, () => this.kill());
     if (this.#state.phase === "running" && this.#end === null)
@@ -219,8 +243,43 @@ export class Run implements GuestHandler {
     return null;
   }
 
+  #balloon(mib: number): Refusal | null {
+    const { memoryMib } = this.#ports.spec;
+    if (mib > memoryMib)
+      return { reason: "BAD_REQUEST", message: `The machine has ${memoryMib} MiB, not ${mib}` };
+    this.#ports.setBalloon(mib * 2 ** 20);
+    return null;
+  }
+
+  #pause(): Refusal | null {
+    if (this.#end !== null || !this.#ports.pauseVm())
+      return { reason: "STATE_CONFLICT", message: "The machine is about to end" };
+    this.#change({ ...this.#state, phase: "paused" });
+    return null;
+  }
+
+  #resume(): void {
+    this.#ports.resumeVm();
+    this.#change({ ...this.#state, phase: "running" });
+  }
+
+  /** As stop, but it is the guest that is asked and not its process. */
+  #shutdown(timeoutMs: number): Refusal | null {
+    if (this.#state.phase === "booting" && this.#end === null) {
+      this.kill();
+      return null;
+    }
+    if (this.#state.phase === "paused") this.#resume();
+    this.#cancelStop();
+    this.#cancelStop = this.#ports.after(timeoutMs, () => this.kill());
+    if (this.#end !== null) return null;
+    this.#change({ ...this.#state, phase: "stopping" });
+    this.#powerOff({ exitCode: 128 + SIGTERM, exitSignal: SIGTERM });
+    return null;
+  }
+
   #signal(signal: number): Refusal | null {
-    if (this.#state.phase === "booting" || this.#end !== null)
+    if (this.#end !== null)
       return { reason: "STATE_CONFLICT", message: "The machine's process does not run" };
     if (this.#ports.sendToGuest(encodeSignal(signal))) return null;
     return { reason: "STATE_CONFLICT", message: "The guest does not take signals" };

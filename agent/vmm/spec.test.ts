@@ -11,9 +11,29 @@ const good: VmmSpec = {
   kernelPath: "/k/vmlinux",
   initrdPath: null,
   kernelArgs: "",
-  disks: [{ path: "/d", readOnly: true, id: "root" }],
+  disks: [
+    {
+      path: "/d",
+      readOnly: true,
+      id: "root",
+      limit: { bytesRate: 5, bytesBurst: 0, opsRate: 0, opsBurst: 0 },
+    },
+  ],
+  networks: [
+    {
+      kind: "passt",
+      name: "/m/passt.sock",
+      mac: "02:00:00:00:00:01",
+      mtu: 65_520,
+      address: "10.0.2.15/24",
+      gateway: "10.0.2.2",
+      rx: { bytesRate: 1, bytesBurst: 2, opsRate: 3, opsBurst: 4 },
+      tx: { bytesRate: 0, bytesBurst: 0, opsRate: 0, opsBurst: 0 },
+    },
+  ],
   process: { argv: ["/bin/true"], env: ["A=b"], cwd: "/", user: "", stopSignal: 15 },
   hostname: "m",
+  resolvConf: "nameserver 10.0.2.3\n",
   outputLimitBytes: 1 << 20,
   initTimeoutMs: 1000,
 };
@@ -27,13 +47,16 @@ test("a good spec comes back as it is", () => {
 test("each wrong field is named with what was found", () => {
   const cases: [string, object][] = [
     ["version must be 1, not 2", { version: 2 }],
-    ["cpus must be a whole number from 1 to 8, not 9", { cpus: 9 }],
-    ["cpus must be a whole number from 1 to 8, not 1.5", { cpus: 1.5 }],
+    ["cpus must be a whole number from 1 to 32, not 33", { cpus: 33 }],
+    ["cpus must be a whole number from 1 to 32, not 1.5", { cpus: 1.5 }],
     ["memoryMib must be a whole number", { memoryMib: 0 }],
     ['kernelPath must be an absolute path, not "k"', { kernelPath: "k" }],
     ["initrdPath must be text", { initrdPath: 7 }],
     ["kernelArgs must be printable ASCII", { kernelArgs: "a\nb" }],
-    ["disks must be a list of at most 14", { disks: Array.from({ length: 15 }, () => ({})) }],
+    ["disks must be a list of at most 11", { disks: Array.from({ length: 12 }, () => ({})) }],
+    ["networks[0].kind must be", { networks: [{ kind: "bridge" }] }],
+    ["networks[0].name must be an interface's name", { networks: [{ kind: "tap", name: "a/b" }] }],
+    ["networks[0].mac must be an address", { networks: [{ ...good.networks[0], mac: "02:00" }] }],
     ["disks[0].readOnly must be true or false", { disks: [{ path: "/d", readOnly: 1, id: "" }] }],
     [
       "disks[0].id must be text of at most 20",

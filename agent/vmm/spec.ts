@@ -3,13 +3,14 @@
  * The supervisor wrote it, so the checks guard against version skew and broken
  * files; each error names the field and what was found.
  */
-import type { GuestProcess, VmmSpec } from "../../proto/vmm.ts";
+import type { GuestProcess, VmmLimit, VmmNetwork, VmmSpec } from "../../proto/vmm.ts";
 import { VMM_EXIT } from "../../proto/vmm.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { VmmError } from "./errors.ts";
 
-/** The rest of the 19 interrupts and 16 devices belongs to vsock and rng. */
-export const DISKS_MAX = 14;
+/** Of 16 devices; the rest are vsock, rng and balloon. */
+export const DISKS_MAX = 11;
+export const NETWORKS_MAX = 2;
 const KERNEL_ARGS_MAX_LENGTH = 1_500;
 
 type Fields = Record<string, unknown>;
@@ -79,6 +80,55 @@ function process(value: unknown): GuestProcess {
   };
 }
 
+function matching(value: unknown, field: string, pattern: RegExp, wanted: string): string {
+  if (typeof value !== "string" || !pattern.test(value)) throw invalid(field, wanted, value);
+  return value;
+}
+
+function limit(value: unknown, field: string): VmmLimit {
+  const from = fieldsOf(value ?? {}, field);
+  const amount = (name: string): number =>
+    integer(from[name] ?? 0, `${field}.${name}`, 0, Number.MAX_SAFE_INTEGER);
+  return {
+    bytesRate: amount("bytesRate"),
+    bytesBurst: amount("bytesBurst"),
+    opsRate: amount("opsRate"),
+    opsBurst: amount("opsBurst"),
+  };
+}
+
+const ADDRESS = "(\\d{1,3}\\.){3}\\d{1,3}";
+
+function network(value: unknown, field: string): VmmNetwork {
+  const from = fieldsOf(value, field);
+  const { kind } = from;
+  if (kind !== "tap" && kind !== "passt") throw invalid(`${field}.kind`, '"tap" or "passt"', kind);
+  const named = (name: string): string => `${field}.${name}`;
+  return {
+    kind,
+    name:
+      kind === "tap"
+        ? matching(from["name"], named("name"), /^[\w.-]{1,15}$/, "an interface's name")
+        : path(from["name"], named("name")),
+    mac: matching(from["mac"], named("mac"), /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/, "an address"),
+    mtu: integer(from["mtu"], named("mtu"), 68, 65_535),
+    address: matching(
+      from["address"],
+      named("address"),
+      new RegExp(`^${ADDRESS}/\\d{1,2}$`),
+      "an IPv4 address with its prefix",
+    ),
+    gateway: matching(
+      from["gateway"],
+      named("gateway"),
+      new RegExp(`^${ADDRESS}$`),
+      "an IPv4 address",
+    ),
+    rx: limit(from["rx"], named("rx")),
+    tx: limit(from["tx"], named("tx")),
+  };
+}
+
 /** Throws VmmError CONFIG_INVALID. Fields it does not know are ignored. */
 export function parseSpec(json: string): VmmSpec {
   let parsed: unknown;
@@ -112,10 +162,15 @@ export function parseSpec(json: string): VmmSpec {
         path: path(disk["path"], `disks[${i}].path`),
         readOnly: flag(disk["readOnly"], `disks[${i}].readOnly`),
         id: text(disk["id"], `disks[${i}].id`, 20),
+        limit: limit(disk["limit"], `disks[${i}].limit`),
       };
     }),
+    networks: list(from["networks"] ?? [], "networks", NETWORKS_MAX).map((item, i) =>
+      network(item, `networks[${i}]`),
+    ),
     process: process(from["process"]),
     hostname: text(from["hostname"], "hostname", 64),
+    resolvConf: text(from["resolvConf"] ?? "", "resolvConf"),
     outputLimitBytes: integer(from["outputLimitBytes"], "outputLimitBytes", 4_096, 2 ** 40),
     initTimeoutMs: integer(from["initTimeoutMs"], "initTimeoutMs", 1, 3_600_000),
   };

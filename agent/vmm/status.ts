@@ -12,6 +12,11 @@ export function writeStatus(path: string, status: VmmStatus): void {
   renameSync(temporary, path);
 }
 
+/** Our id as the agent sees it: in a jail we are process 1, and the jail says what else. */
+export function hostPid(told = process.env["LEVERET_HOST_PID"]): number {
+  return told === undefined ? process.pid : Number(told);
+}
+
 /**
  * Field 22 of /proc/self/stat, clock ticks since boot. The command name may hold
  * spaces and parentheses, so counting starts after its last ")".

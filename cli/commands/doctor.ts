@@ -1,5 +1,6 @@
 /** `lev doctor`: what this machine lacks, and the command that mends each. */
-import { existsSync, readdirSync, statfsSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statfsSync } from "node:fs";
+import { release } from "node:os";
 import { join } from "node:path";
 import { exactly, parse, type Command } from "../command.ts";
 import { out } from "../output.ts";
@@ -48,6 +49,7 @@ async function allChecks(): Promise<Check[]> {
     noteAtMost(await packageCheck("packages: test", "test")),
     nativeCheck(),
     kernelCheck(),
+    ...jailChecks(),
     cgroupCheck(),
     diskCheck(),
     await portCheck("REST port", 8080, "HTTP_PORT"),
@@ -100,7 +102,7 @@ function noteAtMost(check: Check): Check {
 }
 
 function nativeCheck(): Check {
-  const files = ["libleveret.so", "init"];
+  const files = ["libleveret.so", "init", "leveret-jail", "vmm/main.js"];
   const absent = files.filter((file) => !existsSync(join(CHECKOUT, "native", "out", file)));
   if (absent.length === 0) return ok("native parts", files.join(", "));
   return {
@@ -120,8 +122,52 @@ function kernelCheck(): Check {
   return { name: "guest kernel", state: "missing", detail: "none", mend: "./lev kernel" };
 }
 
+const NAMESPACES = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+/** mount_setattr(2) came last of what the jail uses. */
+const JAIL_KERNEL = [5, 12];
+
+/** What jails need of the kernel, and what they use where it is there. */
+function jailChecks(): Check[] {
+  const [major = 0, minor = 0] = release().split(".").map(Number);
+  const [wantMajor = 0, wantMinor = 0] = JAIL_KERNEL;
+  const faults = NAMESPACES.filter((name) => !existsSync(`/proc/self/ns/${name}`)).map(
+    (name) => `no ${name} namespaces`,
+  );
+  if (major < wantMajor || (major === wantMajor && minor < wantMinor))
+    faults.push(`Linux ${release()}, not ${JAIL_KERNEL.join(".")}`);
+  if (!readText("/proc/sys/kernel/seccomp/actions_avail").includes("trap"))
+    faults.push("no seccomp filters");
+  if (process.getuid?.() !== 0) faults.push("not root");
+  const mend = "run the agent as root on a newer kernel; LEVERET_JAIL=off does without";
+  const jail: Check =
+    faults.length === 0
+      ? ok("jail", "namespaces, seccomp, root")
+      : { name: "jail", state: "note", detail: faults.join(", "), mend };
+  const modules = readText("/sys/kernel/security/lsm");
+  if (modules === "" || modules.includes("landlock"))
+    return [jail, ok("Landlock", modules === "" ? "unknown: securityfs is not mounted" : "active")];
+  const landlock = { name: "Landlock", state: "note" as const, detail: "not active" };
+  return [jail, { ...landlock, mend: "boot with lsm=landlock,..." }];
+}
+
+/** "" when it cannot be read. */
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
 function cgroupCheck(): Check {
-  if (existsSync("/sys/fs/cgroup/cgroup.controllers")) return ok("cgroup v2", "/sys/fs/cgroup");
+  const file = "/sys/fs/cgroup/cgroup.controllers";
+  if (existsSync(file)) {
+    const offered = readText(file).trim().split(" ");
+    const missing = ["cpu", "memory", "pids", "io"].filter((name) => !offered.includes(name));
+    if (missing.length === 0) return ok("cgroup v2", "cpu, memory, pids, io");
+    const detail = `without ${missing.join(", ")}`;
+    return { name: "cgroup v2", state: "note", detail, mend: "enable these controllers" };
+  }
   return {
     name: "cgroup v2",
     state: "note",

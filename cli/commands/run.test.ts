@@ -58,7 +58,7 @@ test("wrong command lines are refused before anything is created", () => {
     ["--rm"],
     ["--rm", "-d", "img"],
     ["--cpus", "0", "img"],
-    ["--cpus", "9", "img"],
+    ["--cpus", "33", "img"],
     ["--memory", "1g", "img"],
     ["--bogus", "img"],
     ["--restart", "sometimes", "img"],

@@ -31,6 +31,8 @@ export function labAgentEnvironment(options: LabAgentOptions): Record<string, st
       : { LEVERET_JOIN_TOKEN: options.joinToken }),
     LEVERET_KVM_KIND: "lab",
     LEVERET_AGENT_DIR: LAB_AGENT_DIR,
+    // Where every instruction is emulated, a process for later slows the machine of now.
+    LEVERET_POOL_SIZE: "0",
     LEVERET_HOST_NAME: options.hostName ?? "lab",
     LEVERET_REGISTRY_MIRRORS: `127.0.0.1:*=http://${OUTSIDE}:*,localhost:*=http://${OUTSIDE}:*`,
     ...options.env,

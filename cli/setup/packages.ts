@@ -22,6 +22,7 @@ export const PACKAGES: DebianPackage[] = [
   { name: "xz-utils", purpose: "host", why: "unpacks kernels" },
   { name: "zstd", purpose: "host", why: "unpacks kernels" },
   { name: "busybox-static", purpose: "quickstart", why: "the lab's tools and the sample image" },
+  { name: "passt", purpose: "host", why: "the machines' network" },
   { name: "qemu-system-x86", purpose: "quickstart", why: "the lab" },
   { name: "docker-registry", purpose: "quickstart", why: "a registry on loopback" },
   { name: "skopeo", purpose: "quickstart", why: "pushes images" },

@@ -84,9 +84,12 @@ struct lv_run {
 	char **argv; /* NULL terminated, at least one */
 	char **env;  /* NULL terminated, room for one more */
 	size_t argc, envc;
-	char *cwd;	/* "/" when the host gave none */
-	char *user;	/* "" when the host gave none */
-	char *hostname; /* NULL when the host gave none */
+	char *cwd;	 /* "/" when the host gave none */
+	char *user;	 /* "" when the host gave none */
+	char *hostname;	 /* NULL when the host gave none */
+	char **networks; /* NULL terminated, or NULL */
+	size_t network_count;
+	char *resolv; /* NULL when the image's is to be used */
 	const uint8_t *seed;
 	size_t seed_length;
 	uint64_t clock_ns; /* 0 = not given */
@@ -97,6 +100,10 @@ void lv_run_free(struct lv_run *run);
 const char *lv_env_get(char *const *env, const char *name);
 int lv_run_add_home(struct lv_run *run, const char *home);
 void lv_seed_and_clock(const struct lv_run *run);
+
+/* network.c */
+int lv_network_up(const char *order);
+int lv_network_resolv(const char *text);
 
 /* users.c */
 struct lv_user {

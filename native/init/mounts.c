@@ -179,7 +179,8 @@ static int mount_scratch(struct lv_error *error)
 			errno = ENODEV;
 			goto fail;
 		}
-		if (mount("/dev/vdb", "/scratch", "ext4", MS_NOATIME, NULL) < 0)
+		if (mount("/dev/vdb", "/scratch", "ext4", MS_NOATIME,
+			  "discard") < 0)
 			goto fail;
 	}
 	int result = make_upper();

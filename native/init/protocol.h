@@ -35,6 +35,8 @@
 #define LV_RUN_FIELD_HOSTNAME	      5u
 #define LV_RUN_FIELD_SEED	      6u
 #define LV_RUN_FIELD_CLOCK	      7u
+#define LV_RUN_FIELD_NETWORK	      8u
+#define LV_RUN_FIELD_RESOLV	      9u
 
 #define LV_GUEST_ERROR_INTERNAL	      1u
 #define LV_GUEST_ERROR_ROOTFS	      2u

@@ -59,6 +59,10 @@ static int parse_field(struct lv_run *run, uint16_t field, const uint8_t *at,
 		return replace(&run->user, at, length);
 	case LV_RUN_FIELD_HOSTNAME:
 		return length == 0 ? 0 : replace(&run->hostname, at, length);
+	case LV_RUN_FIELD_NETWORK:
+		return append(&run->networks, &run->network_count, at, length);
+	case LV_RUN_FIELD_RESOLV:
+		return length == 0 ? 0 : replace(&run->resolv, at, length);
 	case LV_RUN_FIELD_SEED:
 		run->seed = at;
 		run->seed_length =
@@ -111,6 +115,10 @@ void lv_run_free(struct lv_run *run)
 		free(run->argv[i]);
 	for (size_t i = 0; i < run->envc; i++)
 		free(run->env[i]);
+	for (size_t i = 0; i < run->network_count; i++)
+		free(run->networks[i]);
+	free(run->networks);
+	free(run->resolv);
 	free(run->argv);
 	free(run->env);
 	free(run->cwd);

@@ -53,6 +53,23 @@ static void fail(struct guest *guest, const struct lv_error *error)
 	end(guest);
 }
 
+/* A machine without its network still runs: its log says why. */
+static void set_network(const struct lv_run *run)
+{
+	for (size_t i = 0; i < run->network_count; i++) {
+		int result = lv_network_up(run->networks[i]);
+		if (result < 0)
+			lv_log("cannot set up the network \"%s\": %s",
+			       run->networks[i], strerror(-result));
+	}
+	if (run->resolv != NULL) {
+		int result = lv_network_resolv(run->resolv);
+		if (result < 0)
+			lv_log("cannot provide /etc/resolv.conf: %s",
+			       strerror(-result));
+	}
+}
+
 static int start(struct guest *guest, struct lv_run *run,
 		 struct lv_error *error)
 {
@@ -63,6 +80,7 @@ static int start(struct guest *guest, struct lv_run *run,
 	if (run->hostname != NULL &&
 	    sethostname(run->hostname, strlen(run->hostname)) < 0)
 		lv_log("cannot set the host name: %s", strerror(errno));
+	set_network(run);
 	if (lv_user_resolve(run->user, "/etc/passwd", "/etc/group", &user,
 			    error) < 0)
 		return -1;

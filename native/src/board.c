@@ -106,6 +106,18 @@ static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
 	return lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
 }
 
+int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi)
+{
+	struct kvm_irq_level line = {.irq = gsi, .level = 1};
+	int error;
+
+	if (gsi >= GSI_MAX)
+		return -EINVAL;
+	error = lv_ioctl(vm->fd, KVM_IRQ_LINE, &line);
+	line.level = 0;
+	return error < 0 ? error : lv_ioctl(vm->fd, KVM_IRQ_LINE, &line);
+}
+
 static int connect_queue(struct lv_vm *vm, const struct lv_device *device,
 			 uint32_t queue)
 {
@@ -143,16 +155,17 @@ static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
 	return check_gsi(vm, gsi);
 }
 
-/* Takes the device over, also when it fails. Returns its index. */
-static int plug(struct lv_vm *vm, struct lv_device *device, uint64_t base,
-		uint32_t gsi)
+/* Takes the device over, also when it fails; error is its constructor's.
+ * Returns its index. */
+static int plug(struct lv_vm *vm, struct lv_device *device, int error,
+		uint64_t base, uint32_t gsi)
 {
-	int error;
-
+	if (error < 0)
+		return error;
 	device->base = base;
 	device->index = vm->device_count;
 	error = connect_irq(vm, device->irq_fd, gsi);
-	for (uint32_t q = 0; q < device->ops->queues && error >= 0; q++)
+	for (uint32_t q = 0; q < device->queues && error >= 0; q++)
 		error = connect_queue(vm, device, q);
 	if (error < 0) {
 		/* Closing its eventfds undoes irqfds; a VM whose device could
@@ -165,50 +178,26 @@ static int plug(struct lv_vm *vm, struct lv_device *device, uint64_t base,
 	return (int)vm->device_count++;
 }
 
-int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config)
-{
-	struct lv_device *device = NULL;
-	int error;
+#define ADD_DEVICE(kind)                                                       \
+	int lv_##kind##_add(struct lv_vm *vm,                                  \
+			    const struct lv_##kind##_config *config)           \
+	{                                                                      \
+		struct lv_device *device = NULL;                               \
+		int error = -EINVAL;                                           \
+                                                                               \
+		if (config->size == sizeof(*config))                           \
+			error = check_place(vm, config->base, config->gsi);    \
+		if (error == 0)                                                \
+			error = lv_##kind##_new(config, &vm->mem, &vm->events, \
+						&device);                      \
+		return plug(vm, device, error, config->base, config->gsi);     \
+	}
 
-	if (config->size != sizeof(*config))
-		return -EINVAL;
-	error = check_place(vm, config->base, config->gsi);
-	if (error == 0)
-		error = lv_blk_new(config, &vm->mem, &vm->events, &device);
-	if (error < 0)
-		return error;
-	return plug(vm, device, config->base, config->gsi);
-}
-
-int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config)
-{
-	struct lv_device *device = NULL;
-	int error;
-
-	if (config->size != sizeof(*config))
-		return -EINVAL;
-	error = check_place(vm, config->base, config->gsi);
-	if (error == 0)
-		error = lv_rng_new(&vm->mem, &vm->events, &device);
-	if (error < 0)
-		return error;
-	return plug(vm, device, config->base, config->gsi);
-}
-
-int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config)
-{
-	struct lv_device *device = NULL;
-	int error;
-
-	if (config->size != sizeof(*config))
-		return -EINVAL;
-	error = check_place(vm, config->base, config->gsi);
-	if (error == 0)
-		error = lv_vsock_new(config, &vm->mem, &vm->events, &device);
-	if (error < 0)
-		return error;
-	return plug(vm, device, config->base, config->gsi);
-}
+ADD_DEVICE(balloon)
+ADD_DEVICE(blk)
+ADD_DEVICE(net)
+ADD_DEVICE(rng)
+ADD_DEVICE(vsock)
 
 int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 {
@@ -262,6 +251,35 @@ int lv_debug_add(struct lv_vm *vm, uint16_t port)
 	return 0;
 }
 
+static struct lv_device *balloon_at(const struct lv_vm *vm, uint32_t index)
+{
+	if (index >= vm->device_count ||
+	    vm->device[index]->ops->id != LV_BALLOON_ID)
+		return NULL;
+	return vm->device[index];
+}
+
+int lv_balloon_set(struct lv_vm *vm, uint32_t index, uint32_t pages)
+{
+	struct lv_device *device = balloon_at(vm, index);
+
+	if (device == NULL)
+		return -ENOENT;
+	lv_balloon_resize(device, pages);
+	return 0;
+}
+
+int lv_balloon_stats(struct lv_vm *vm, uint32_t index,
+		     struct lv_balloon_stats *out)
+{
+	struct lv_device *device = balloon_at(vm, index);
+
+	if (device == NULL)
+		return -ENOENT;
+	lv_balloon_read(device, out);
+	return 0;
+}
+
 int lv_device_stats(struct lv_vm *vm, uint32_t index,
 		    struct lv_device_stats *out)
 {
@@ -279,6 +297,7 @@ int lv_device_stats(struct lv_vm *vm, uint32_t index,
 	    .malformed = device->stats.malformed,
 	    .dropped = device->stats.dropped,
 	    .errors = device->stats.errors,
+	    .throttled = device->stats.throttled,
 	};
 	return 0;
 }

@@ -16,8 +16,7 @@
 
 #include "lv.h"
 
-#define TICK_MS 500
-#define BATCH	16
+#define BATCH 16
 
 enum { TAG_STOP = 0, TAG_POLL = 1, TAG_KICK = 2 };
 
@@ -46,18 +45,25 @@ int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 	return -error;
 }
 
-static int timeout_ms(const struct lv_io *io)
+/* Calls the ticks that are due; returns how long epoll may sleep. */
+static int tick(struct lv_io *io, uint64_t *ticked_ns)
 {
-	for (uint32_t i = 0; i < io->count; i++) {
-		bool wants;
+	uint64_t now_ns = lv_now_ns();
+	bool half_second = now_ns - *ticked_ns >= LV_TICK_NS;
+	int timeout = -1;
 
-		(void)pthread_mutex_lock(&io->devices[i]->lock);
-		wants = io->devices[i]->wants_tick;
-		(void)pthread_mutex_unlock(&io->devices[i]->lock);
-		if (wants)
-			return TICK_MS;
+	if (half_second)
+		*ticked_ns = now_ns;
+	for (uint32_t i = 0; i < io->count; i++) {
+		struct lv_device *device = io->devices[i];
+		uint64_t wake_ns = lv_device_tick(device, now_ns, half_second);
+		uint64_t left_ns = wake_ns > now_ns ? wake_ns - now_ns : 0;
+		int left = (int)(left_ns / 1000000) + 1;
+
+		if (wake_ns != 0 && (timeout < 0 || left < timeout))
+			timeout = left;
 	}
-	return -1;
+	return timeout;
 }
 
 static void serve(struct lv_io *io, uint64_t data)
@@ -74,7 +80,7 @@ static void serve(struct lv_io *io, uint64_t data)
 static void serve_all(struct lv_io *io)
 {
 	for (uint32_t i = 0; i < io->count; i++) {
-		for (uint32_t q = 0; q < io->devices[i]->ops->queues; q++)
+		for (uint32_t q = 0; q < io->devices[i]->queues; q++)
 			lv_device_kick(io->devices[i], q);
 		if (io->devices[i]->poll_fd >= 0)
 			lv_device_poll(io->devices[i]);
@@ -86,11 +92,18 @@ static void *run(void *arg)
 	struct lv_io *io = arg;
 	struct epoll_event ready[BATCH];
 	uint64_t ticked_ns = lv_now_ns();
+	int error = io->confined ? lv_confine_thread(false) : 0;
 
+	if (error < 0) {
+		struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,
+					 .error = -error};
+
+		lv_events_post(io->events, &event);
+		return NULL;
+	}
 	for (;;) {
-		int timeout = timeout_ms(io);
+		int timeout = tick(io, &ticked_ns);
 		int count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);
-		uint64_t now_ns = lv_now_ns();
 
 		if (count < 0 && errno != EINTR) {
 			struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,
@@ -106,17 +119,12 @@ static void *run(void *arg)
 			}
 			serve(io, ready[i].data.u64);
 		}
-		if (now_ns - ticked_ns >= TICK_MS * 1000000ull) {
-			ticked_ns = now_ns;
-			for (uint32_t i = 0; i < io->count; i++)
-				lv_device_tick(io->devices[i], now_ns);
-		}
 	}
 }
 
-static int watch(struct lv_io *io, int fd, uint64_t data)
+static int watch(struct lv_io *io, int fd, uint32_t events, uint64_t data)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = data};
+	struct epoll_event event = {.events = events, .data.u64 = data};
 
 	return epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno
 								      : 0;
@@ -127,10 +135,12 @@ static int watch_device(struct lv_io *io, uint32_t index)
 	struct lv_device *device = io->devices[index];
 	int error = 0;
 
-	for (uint32_t q = 0; q < device->ops->queues && error == 0; q++)
-		error = watch(io, device->kick_fd[q], tag(TAG_KICK + q, index));
+	for (uint32_t q = 0; q < device->queues && error == 0; q++)
+		error = watch(io, device->kick_fd[q], EPOLLIN,
+			      tag(TAG_KICK + q, index));
 	if (error == 0 && device->poll_fd >= 0)
-		error = watch(io, device->poll_fd, tag(TAG_POLL, index));
+		error = watch(io, device->poll_fd, device->poll_events,
+			      tag(TAG_POLL, index));
 	return error;
 }
 
@@ -150,7 +160,7 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 		error = -errno;
 		goto fail_epoll;
 	}
-	error = watch(io, io->stop_fd, tag(TAG_STOP, 0));
+	error = watch(io, io->stop_fd, EPOLLIN, tag(TAG_STOP, 0));
 	for (uint32_t i = 0; i < count && error == 0; i++)
 		error = watch_device(io, i);
 	if (error == 0)

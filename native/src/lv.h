@@ -26,7 +26,7 @@
 
 #define LV_PAGE	      4096u
 #define LV_QUEUE_MAX  256u
-#define LV_QUEUES_MAX 3u
+#define LV_QUEUES_MAX 8u
 #define LV_EVENTS_MAX 64u
 
 /* ---- guest memory (mem.c) ---- */
@@ -118,6 +118,9 @@ int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 /* Gives the chain of the last pop back, unused. */
 void lv_queue_undo(struct lv_queue *queue);
 void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len);
+/* The two halves of push, for chains that must appear all at once. */
+void lv_queue_fill(struct lv_queue *queue, uint16_t head, uint32_t len);
+void lv_queue_publish(struct lv_queue *queue);
 /* Asks for a notification; true when a chain came meanwhile (pop again). */
 bool lv_queue_rearm(struct lv_queue *queue);
 /* Whether the driver wants an interrupt for what was pushed since the last. */
@@ -141,14 +144,14 @@ struct lv_device;
 /* All are called with the device's lock held. */
 struct lv_device_ops {
 	uint32_t id;
-	uint32_t queues;
 	/* Chains wait in a queue. I/O thread. */
 	void (*notify)(struct lv_device *device, uint32_t queue);
 	/* poll_fd is readable. I/O thread. */
 	void (*poll)(struct lv_device *device);
-	/* Time passed; called about twice a second while wants_tick. */
+	/* Time passed: wake_ns, or about half a second while wants_tick. */
 	void (*tick)(struct lv_device *device, uint64_t now_ns);
-	/* The driver reset the device: forget all guest state. Any thread. */
+	/* The driver reset the device: forget all guest state. Any thread.
+	 * NULL when there is none. */
 	void (*reset)(struct lv_device *device);
 	/* Frees the device itself. */
 	void (*destroy)(struct lv_device *device);
@@ -162,16 +165,22 @@ struct lv_device {
 	uint32_t index;
 	uint64_t base;
 	uint64_t features; /* offered */
-	uint8_t config[32];
+	uint8_t config[64];
 	uint32_t config_bytes;
+	uint32_t
+	    config_writable; /* offset of a u32 the driver sets; 0 = none */
+	uint32_t queues;
 	int irq_fd;
 	int kick_fd[LV_QUEUES_MAX];
-	int poll_fd; /* -1 = none */
+	int poll_fd;	      /* -1 = none */
+	uint32_t poll_events; /* EPOLLIN unless the constructor says more */
 	bool wants_tick;
+	uint64_t wake_ns; /* call tick then; 0 = no wish */
 
 	/* Registers. status and isr are read without the lock. */
 	_Atomic uint32_t status;
 	_Atomic uint32_t isr;
+	_Atomic uint32_t generation; /* of config, 4.2.2.1 */
 	uint32_t device_features_sel;
 	uint32_t driver_features_sel;
 	uint32_t queue_sel;
@@ -182,7 +191,7 @@ struct lv_device {
 
 	struct {
 		_Atomic uint64_t notifies, interrupts, requests, bytes_in,
-		    bytes_out, malformed, dropped, errors;
+		    bytes_out, malformed, dropped, errors, throttled;
 	} stats;
 };
 
@@ -192,8 +201,8 @@ struct lv_device {
 
 /* Opens the eventfds; everything else was set by the device's constructor. */
 int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   uint64_t features);
+		   uint32_t queues, const struct lv_mem *mem,
+		   struct lv_events *events, uint64_t features);
 /* The common half of ops->destroy. */
 void lv_device_fini(struct lv_device *device);
 /* Register accesses of len bytes at base + offset. vCPU threads. */
@@ -204,11 +213,24 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 /* I/O thread: takes the lock and calls ops when the device is active. */
 void lv_device_kick(struct lv_device *device, uint32_t queue);
 void lv_device_poll(struct lv_device *device);
-void lv_device_tick(struct lv_device *device, uint64_t now_ns);
+/* Returns when it wants to be called again; 0 = no wish. */
+uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
+			bool half_second);
+#define LV_TICK_NS 500000000ull
 
 /* For ops: pop that turns a ring fault into NEEDS_RESET; false = stop. */
 bool lv_device_pop(struct lv_device *device, uint32_t queue,
 		   struct lv_chain *chain);
+/* What a chain came to: >= 0 = served, that many bytes were written into it. */
+#define LV_LATER (-1) /* not now: it stays in the queue, the drain ends */
+#define LV_HELD	 (-2) /* taken; it is pushed by other means */
+/* Serves what waits in a queue, a budget's worth at a time, then signals. */
+void lv_device_drain(struct lv_device *device, uint32_t queue,
+		     int64_t (*serve)(struct lv_device *device, uint32_t queue,
+				      const struct lv_chain *chain));
+/* Writes a part of config and tells the driver (2.5). Lock held. */
+void lv_device_configure(struct lv_device *device, uint32_t offset,
+			 const void *value, uint32_t len);
 /* Sends the queue's interrupt when the driver wants one. */
 void lv_device_signal(struct lv_device *device, uint32_t queue);
 void lv_device_fail(struct lv_device *device, enum lv_device_fault fault);
@@ -216,11 +238,40 @@ void lv_device_fail(struct lv_device *device, enum lv_device_fault fault);
  * first. */
 #define LV_DRAIN_BUDGET 256u
 
+/* ---- token buckets (ratelimit.c) ---- */
+
+struct lv_bucket {
+	uint64_t rate, burst; /* per second; rate 0 = no limit */
+	int64_t tokens;
+	uint64_t filled_ns;
+};
+
+struct lv_limiter {
+	struct lv_bucket bytes, ops;
+};
+
+void lv_limiter_init(struct lv_limiter *limiter, const struct lv_limit *limit);
+/* 0 = go ahead, and tell lv_limiter_spend what it was; else when to ask again.
+ * One operation may overdraw: its size need not be known before. */
+uint64_t lv_limiter_wait(struct lv_limiter *limiter, uint64_t now_ns);
+void lv_limiter_spend(struct lv_limiter *limiter, uint64_t bytes);
+/* For a device: true = wait, which was counted and wake_ns set. */
+bool lv_device_throttle(struct lv_device *device, struct lv_limiter *limiter);
+
 /* Each makes a device without KVM; *out is owned by the caller. */
 int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
-int lv_rng_new(const struct lv_mem *mem, struct lv_events *events,
-	       struct lv_device **out);
+int lv_rng_new(const struct lv_rng_config *config, const struct lv_mem *mem,
+	       struct lv_events *events, struct lv_device **out);
+int lv_balloon_new(const struct lv_balloon_config *config,
+		   const struct lv_mem *mem, struct lv_events *events,
+		   struct lv_device **out);
+#define LV_BALLOON_ID 5u
+/* Any thread. */
+void lv_balloon_resize(struct lv_device *device, uint32_t pages);
+void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out);
+int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
+	       struct lv_events *events, struct lv_device **out);
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 		 struct lv_events *events, struct lv_device **out);
 
@@ -259,6 +310,7 @@ void lv_serial_flush(struct lv_serial *serial);
 struct lv_io {
 	pthread_t thread;
 	bool running;
+	bool confined; /* threads of the vm give up what they do not need */
 	int epoll_fd;
 	int stop_fd;
 	uint32_t count;
@@ -275,6 +327,8 @@ void lv_io_stop(struct lv_io *io);
 
 /* pthread_create with every asynchronous signal blocked in the new thread. */
 int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
+/* The calling thread keeps the system calls of its kind (seccomp.c). */
+int lv_confine_thread(bool vcpu);
 
 /* ---- the machine (vm.c, vcpu.c, board.c) ---- */
 
@@ -304,17 +358,19 @@ struct lv_vm {
 	uint32_t device_count;
 	struct lv_device *device[LV_MAX_DEVICES];
 	uint32_t gsi_used; /* bit per GSI */
-	bool has_serial, has_power, has_debug;
-	struct lv_serial serial;
-	struct lv_power_config power;
 	uint16_t debug_port;
-	struct lv_io io;
+	bool has_serial, has_power, has_debug;
 	bool started;
 	bool stopped;
-	/* The gate that holds vCPU threads until all of them exist; its lock
-	 * also keeps kicks apart from joins. */
+	struct lv_serial serial;
+	struct lv_power_config power;
+	struct lv_io io;
+	/* The gate that holds vCPU threads until all of them exist, and while
+	 * the machine is paused; its lock also keeps kicks apart from joins. */
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate;
+	uint32_t parked; /* vCPUs that wait for the end of the pause */
+	bool paused;	 /* under gate_lock, as is parked */
 	bool gate_open;
 	bool halted;
 	_Atomic bool stopping;
@@ -324,6 +380,8 @@ int lv_ioctl(int fd, unsigned long request, void *arg);
 int lv_vcpu_start(struct lv_vcpu *vcpu);
 /* Tells every vCPU to leave the guest for good. Any thread. */
 void lv_vm_halt(struct lv_vm *vm);
+/* Undoes lv_vm_pause, except for vCPUs that are to stay out. JS thread. */
+void lv_vm_release(struct lv_vm *vm);
 /* The machine is over: lets its output out, posts why, halts it. vCPU threads.
  */
 void lv_vm_end(struct lv_vm *vm, const struct lv_event *event);

@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -67,13 +68,15 @@ static void set_status(struct lv_device *device, uint32_t status)
 }
 
 int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   uint64_t features)
+		   uint32_t queues, const struct lv_mem *mem,
+		   struct lv_events *events, uint64_t features)
 {
 	int error;
 	uint32_t open = 0;
 
 	device->ops = ops;
+	device->queues = queues;
+	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
 	device->features = features | LV_VIRTIO_F_VERSION_1 |
@@ -82,7 +85,7 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 	device->irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	if (device->irq_fd < 0)
 		return -errno;
-	for (; open < ops->queues; open++) {
+	for (; open < queues; open++) {
 		device->kick_fd[open] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 		if (device->kick_fd[open] < 0) {
 			error = errno;
@@ -101,7 +104,7 @@ fail:
 
 void lv_device_fini(struct lv_device *device)
 {
-	for (uint32_t i = 0; i < device->ops->queues; i++)
+	for (uint32_t i = 0; i < device->queues; i++)
 		(void)close(device->kick_fd[i]);
 	(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
@@ -154,10 +157,21 @@ void lv_device_signal(struct lv_device *device, uint32_t queue)
 		interrupt(device, ISR_VRING);
 }
 
+void lv_device_configure(struct lv_device *device, uint32_t offset,
+			 const void *value, uint32_t len)
+{
+	memcpy(device->config + offset, value, len);
+	atomic_fetch_add(&device->generation, 1);
+	if (device->active)
+		interrupt(device, ISR_CONFIG);
+}
+
 static void reset(struct lv_device *device)
 {
 	device->active = false;
-	device->ops->reset(device);
+	device->wake_ns = 0;
+	if (device->ops->reset != NULL)
+		device->ops->reset(device);
 	memset(device->queue, 0, sizeof(device->queue));
 	device->device_features_sel = 0;
 	device->driver_features_sel = 0;
@@ -173,7 +187,7 @@ static void activate(struct lv_device *device)
 
 	set_status(device, CHAIN_OK);
 	device->active = true;
-	for (uint32_t i = 0; i < device->ops->queues; i++) {
+	for (uint32_t i = 0; i < device->queues; i++) {
 		enum lv_device_fault fault;
 
 		if (!device->queue[i].ready)
@@ -188,7 +202,7 @@ static void activate(struct lv_device *device)
 		}
 	}
 	/* A driver may fill a queue before DRIVER_OK: look at all of them. */
-	for (uint32_t i = 0; i < device->ops->queues; i++)
+	for (uint32_t i = 0; i < device->queues; i++)
 		lv_eventfd_signal(device->kick_fd[i]);
 }
 
@@ -263,7 +277,7 @@ static bool write_queue(struct lv_device *device, uint64_t offset,
 	struct lv_queue *queue;
 
 	if (status_of(device) != CHAIN_FEATURES ||
-	    device->queue_sel >= device->ops->queues)
+	    device->queue_sel >= device->queues)
 		return false;
 	queue = &device->queue[device->queue_sel];
 	if (offset == REG_QUEUE_READY) {
@@ -315,7 +329,7 @@ static bool write_driver_features(struct lv_device *device, uint32_t value)
 /* Only when no ioeventfd took the write: a value that names no queue. */
 static bool write_notify(struct lv_device *device, uint32_t value)
 {
-	if (value >= device->ops->queues ||
+	if (value >= device->queues ||
 	    (status_of(device) & LV_STATUS_DRIVER_OK) == 0)
 		return false;
 	lv_eventfd_signal(device->kick_fd[value]);
@@ -372,12 +386,12 @@ static uint32_t read_register(struct lv_device *device, uint64_t offset,
 		return features_page(device->features,
 				     device->device_features_sel);
 	case REG_QUEUE_NUM_MAX:
-		return selected < device->ops->queues ? LV_QUEUE_MAX : 0;
+		return selected < device->queues ? LV_QUEUE_MAX : 0;
 	case REG_QUEUE_READY:
-		return selected < device->ops->queues &&
+		return selected < device->queues &&
 		       device->queue[selected].ready;
 	case REG_CONFIG_GENERATION:
-		return 0; /* our configurations never change */
+		return atomic_load(&device->generation);
 	default:
 		*known = false;
 		return 0;
@@ -425,7 +439,14 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 	uint32_t value;
 	bool good;
 
-	/* No device of ours has a writable configuration. */
+	/* Little of a configuration is the driver's to write. */
+	if (device->config_writable != 0 && len == 4 &&
+	    offset == CONFIG_SPACE + device->config_writable) {
+		(void)pthread_mutex_lock(&device->lock);
+		memcpy(device->config + device->config_writable, data, len);
+		(void)pthread_mutex_unlock(&device->lock);
+		return;
+	}
 	if (offset >= CONFIG_SPACE || len != 4 || offset % 4 != 0) {
 		LV_COUNT(device, malformed, 1);
 		return;
@@ -441,30 +462,4 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 	(void)pthread_mutex_unlock(&device->lock);
 	if (!good)
 		LV_COUNT(device, malformed, 1);
-}
-
-void lv_device_kick(struct lv_device *device, uint32_t queue)
-{
-	lv_eventfd_drain(device->kick_fd[queue]);
-	(void)pthread_mutex_lock(&device->lock);
-	LV_COUNT(device, notifies, 1);
-	if (device->active && device->queue[queue].ready)
-		device->ops->notify(device, queue);
-	(void)pthread_mutex_unlock(&device->lock);
-}
-
-void lv_device_poll(struct lv_device *device)
-{
-	(void)pthread_mutex_lock(&device->lock);
-	if (device->ops->poll != NULL)
-		device->ops->poll(device);
-	(void)pthread_mutex_unlock(&device->lock);
-}
-
-void lv_device_tick(struct lv_device *device, uint64_t now_ns)
-{
-	(void)pthread_mutex_lock(&device->lock);
-	if (device->ops->tick != NULL)
-		device->ops->tick(device, now_ns);
-	(void)pthread_mutex_unlock(&device->lock);
 }

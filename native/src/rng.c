@@ -39,35 +39,25 @@ static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
 	return done;
 }
 
-static void notify(struct lv_device *device, uint32_t queue)
+static int64_t serve(struct lv_device *device, uint32_t queue,
+		     const struct lv_chain *chain)
 {
-	struct lv_chain chain;
-	uint32_t budget = LV_DRAIN_BUDGET;
+	uint32_t len;
 
-	do {
-		while (budget > 0 && lv_device_pop(device, queue, &chain)) {
-			uint32_t len = 0;
-
-			budget--;
-			LV_COUNT(device, requests, 1);
-			/* 5.4.6.1: buffers must be writable only. */
-			if (chain.readable > 0 || chain.writable == 0)
-				LV_COUNT(device, malformed, 1);
-			else
-				len = fill(device, &chain);
-			LV_COUNT(device, bytes_in, len);
-			lv_queue_push(&device->queue[queue], chain.head, len);
-		}
-		if (budget == 0)
-			lv_eventfd_signal(device->kick_fd[queue]);
-	} while (budget > 0 && device->active &&
-		 lv_queue_rearm(&device->queue[queue]));
-	lv_device_signal(device, queue);
+	(void)queue;
+	/* 5.4.6.1: buffers must be writable only. */
+	if (chain->readable > 0 || chain->writable == 0) {
+		LV_COUNT(device, malformed, 1);
+		return 0;
+	}
+	len = fill(device, chain);
+	LV_COUNT(device, bytes_in, len);
+	return len;
 }
 
-static void reset(struct lv_device *device)
+static void notify(struct lv_device *device, uint32_t queue)
 {
-	(void)device;
+	lv_device_drain(device, queue, serve);
 }
 
 static void destroy(struct lv_device *device)
@@ -78,21 +68,20 @@ static void destroy(struct lv_device *device)
 
 static const struct lv_device_ops rng_ops = {
     .id = 4,
-    .queues = 1,
     .notify = notify,
-    .reset = reset,
     .destroy = destroy,
 };
 
-int lv_rng_new(const struct lv_mem *mem, struct lv_events *events,
-	       struct lv_device **out)
+int lv_rng_new(const struct lv_rng_config *config, const struct lv_mem *mem,
+	       struct lv_events *events, struct lv_device **out)
 {
 	struct lv_device *device = calloc(1, sizeof(*device));
 	int error;
 
+	(void)config;
 	if (device == NULL)
 		return -ENOMEM;
-	error = lv_device_init(device, &rng_ops, mem, events, 0);
+	error = lv_device_init(device, &rng_ops, 1, mem, events, 0);
 	if (error < 0) {
 		free(device);
 		return error;

@@ -41,7 +41,7 @@ static int idle_vcpu(const struct lv_vm *vm, uint32_t vcpu)
 {
 	if (vcpu >= vm->vcpu_count)
 		return -EINVAL;
-	return vm->started && !vm->stopped ? -EBUSY : 0;
+	return vm->started && !vm->stopped && !vm->paused ? -EBUSY : 0;
 }
 
 int lv_vcpu_get(struct lv_vm *vm, uint32_t vcpu, uint32_t what, void *buf,

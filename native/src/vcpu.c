@@ -4,7 +4,12 @@
  * Leaving the guest: `stopping` is set, then kvm_run.immediate_exit, then the
  * thread gets SIGRTMIN+1 (handler without SA_RESTART). A kick that comes just
  * before KVM_RUN is not lost: immediate_exit makes it return at once, and it is
- * never cleared again.
+ * not cleared before the thread is known to wait, or not at all.
+ *
+ * A pause takes the same way out. KVM completes a pending port or MMIO access
+ * before it heeds immediate_exit, so a vCPU parks only after that EINTR: then
+ * all of its state is in its registers. Devices are paused by their locks,
+ * which the pausing thread keeps.
  *
  * Whatever ends the machine (power off, reset, triple fault, failure) posts one
  * event and stops all vCPUs; the I/O thread goes on until lv_vm_stop.
@@ -41,7 +46,72 @@ void lv_vm_halt(struct lv_vm *vm)
 			(void)pthread_kill(vcpu->thread, KICK_SIGNAL);
 	}
 	vm->halted = true;
+	(void)pthread_cond_broadcast(&vm->gate);
 	(void)pthread_mutex_unlock(&vm->gate_lock);
+}
+
+/* A vCPU that KVM let out: stays here while the machine is paused. */
+static void park(struct lv_vm *vm)
+{
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	if (vm->paused) {
+		vm->parked++;
+		(void)pthread_cond_broadcast(&vm->gate);
+		while (vm->paused && !atomic_load(&vm->stopping))
+			(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
+		vm->parked--;
+	}
+	(void)pthread_mutex_unlock(&vm->gate_lock);
+}
+
+int lv_vm_pause(struct lv_vm *vm)
+{
+	bool over;
+
+	if (!vm->started || vm->stopped || vm->paused)
+		return -EBUSY;
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	vm->paused = true;
+	for (uint32_t i = 0; i < vm->vcpu_count && !vm->halted; i++) {
+		__atomic_store_n(&vm->vcpu[i].run->immediate_exit, 1,
+				 __ATOMIC_SEQ_CST);
+		(void)pthread_kill(vm->vcpu[i].thread, KICK_SIGNAL);
+	}
+	while (vm->parked < vm->vcpu_count && !vm->halted)
+		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
+	over = vm->halted;
+	if (over)
+		vm->paused = false; /* it ended meanwhile */
+	(void)pthread_mutex_unlock(&vm->gate_lock);
+	if (over)
+		return -EBUSY;
+	for (uint32_t i = 0; i < vm->device_count; i++)
+		(void)pthread_mutex_lock(&vm->device[i]->lock);
+	return 0;
+}
+
+void lv_vm_release(struct lv_vm *vm)
+{
+	for (uint32_t i = 0; i < vm->device_count; i++)
+		(void)pthread_mutex_unlock(&vm->device[i]->lock);
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	vm->paused = false;
+	for (uint32_t i = 0; i < vm->vcpu_count && !vm->halted; i++) {
+		/* Or the guest takes the pause for a hang of its CPU. */
+		(void)ioctl(vm->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
+		__atomic_store_n(&vm->vcpu[i].run->immediate_exit, 0,
+				 __ATOMIC_SEQ_CST);
+	}
+	(void)pthread_cond_broadcast(&vm->gate);
+	(void)pthread_mutex_unlock(&vm->gate_lock);
+}
+
+int lv_vm_resume(struct lv_vm *vm)
+{
+	if (!vm->paused)
+		return -EBUSY;
+	lv_vm_release(vm);
+	return 0;
 }
 
 void lv_vm_end(struct lv_vm *vm, const struct lv_event *event)
@@ -185,6 +255,7 @@ static void *run(void *arg)
 	struct lv_vcpu *vcpu = arg;
 	struct lv_vm *vm = vcpu->vm;
 	sigset_t kick;
+	int error;
 
 	(void)sigemptyset(&kick);
 	(void)sigaddset(&kick, KICK_SIGNAL);
@@ -194,12 +265,16 @@ static void *run(void *arg)
 		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
 	(void)pthread_mutex_unlock(&vm->gate_lock);
 
+	error = vm->io.confined ? lv_confine_thread(true) : 0;
+	if (error < 0)
+		fail(vcpu, 0, 0, -error);
 	while (!atomic_load(&vm->stopping)) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			handle_exit(vcpu);
 		} else if (errno == EINTR) {
 			atomic_fetch_add_explicit(&vcpu->exits.intr, 1,
 						  memory_order_relaxed);
+			park(vm);
 		} else if (errno == EAGAIN) {
 			/* A halted AP was woken without a SIPI. */
 			(void)sched_yield();

@@ -194,17 +194,27 @@ void lv_queue_undo(struct lv_queue *queue)
 	queue->next_avail--;
 }
 
-void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len)
+void lv_queue_fill(struct lv_queue *queue, uint16_t head, uint32_t len)
 {
 	uint32_t slot = queue->next_used % queue->num;
 	uint32_t entry[2] = {head, len};
 
 	memcpy(queue->used + 4 + 8 * (size_t)slot, entry, sizeof(entry));
 	queue->next_used++;
+}
+
+void lv_queue_publish(struct lv_queue *queue)
+{
 	/* Pairs with the driver's read barrier after it loads idx: it sees the
 	 * entry and everything written into the buffers. */
 	atomic_store_explicit(ring_u16(queue->used, 2), queue->next_used,
 			      memory_order_release);
+}
+
+void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len)
+{
+	lv_queue_fill(queue, head, len);
+	lv_queue_publish(queue);
 }
 
 bool lv_queue_rearm(struct lv_queue *queue)

@@ -329,6 +329,8 @@ int lv_vm_stop(struct lv_vm *vm)
 	/* Halt before the gate: threads still behind it then leave unrun. And
 	 * before the joins: nobody kicks a thread after this returns. */
 	lv_vm_halt(vm);
+	if (vm->paused)
+		lv_vm_release(vm);
 	open_gate(vm);
 	for (uint32_t i = 0; i < vm->vcpu_count; i++) {
 		if (vm->vcpu[i].started)

@@ -250,7 +250,6 @@ static void destroy(struct lv_device *device)
 
 static const struct lv_device_ops vsock_ops = {
     .id = 19,
-    .queues = 3,
     .notify = notify,
     .poll = poll_host,
     .tick = tick,
@@ -272,7 +271,7 @@ int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 	vsock = calloc(1, sizeof(*vsock));
 	if (vsock == NULL)
 		return -ENOMEM;
-	error = lv_device_init(&vsock->device, &vsock_ops, mem, events, 0);
+	error = lv_device_init(&vsock->device, &vsock_ops, 3, mem, events, 0);
 	if (error < 0)
 		goto fail_free;
 	vsock->guest_cid = config->guest_cid;

@@ -29,6 +29,7 @@ static void start(struct disk *d, uint32_t flags, uint64_t tail)
 	struct lv_blk_config config = {.size = sizeof(config),
 				       .flags = flags,
 				       .bytes = SECTORS * 512 + tail,
+				       .queues = 2,
 				       .id = "a-disk"};
 	char path[] = "/tmp/lv-blk-XXXXXX";
 
@@ -251,7 +252,7 @@ static void unknown_requests_are_unsupported(void)
 	struct disk d;
 
 	start(&d, 0, 0);
-	CHECK(simple(&d, 11, 0, 16, 0, NULL) == STATUS_UNSUPP);
+	CHECK(simple(&d, 12, 0, 16, 0, NULL) == STATUS_UNSUPP);
 	CHECK(simple(&d, 0xffffffff, 0, 512, WRITE, NULL) == STATUS_UNSUPP);
 	stop(&d);
 }
@@ -291,6 +292,95 @@ static void the_io_thread_serves_kicks(void)
 	stop(&d);
 }
 
+static uint8_t erase(struct disk *d, uint32_t type, uint64_t sector,
+		     uint32_t sectors, uint32_t flags)
+{
+	struct part parts[3] = {
+	    {HEADER, 16, 0}, {BUFFER, 16, 0}, {STATUS, 1, WRITE}};
+	uint32_t rest[2] = {sectors, flags};
+
+	memcpy(at(&d->w, BUFFER), &sector, 8);
+	memcpy(at(&d->w, BUFFER + 8), rest, 8);
+	return run(d, type, 0, parts, 3, NULL);
+}
+
+static blkcnt_t blocks(const struct disk *d)
+{
+	struct stat info;
+
+	CHECK(fstat(d->fd, &info) == 0);
+	CHECK(info.st_size == SECTORS * 512);
+	return info.st_blocks;
+}
+
+static void v5_2_6_discard_gives_blocks_back(void)
+{
+	struct disk d;
+	blkcnt_t before;
+	uint8_t byte = 1;
+
+	start(&d, 0, 0);
+	before = blocks(&d);
+	CHECK(erase(&d, 11, 8, 16, 0) == STATUS_OK);
+	CHECK(blocks(&d) < before);
+	CHECK(pread(d.fd, &byte, 1, 8 * 512) == 1 && byte == 0);
+	CHECK(pread(d.fd, &byte, 1, 8 * 512 - 1) == 1);
+	CHECK(byte == pattern(8 * 512 - 1));
+	CHECK(pread(d.fd, &byte, 1, 24 * 512) == 1);
+	CHECK(byte == pattern(24 * 512));
+	/* WRITE_ZEROES keeps the blocks unless it may unmap. */
+	before = blocks(&d);
+	CHECK(erase(&d, 13, 24, 8, 0) == STATUS_OK);
+	CHECK(pread(d.fd, &byte, 1, 24 * 512) == 1 && byte == 0);
+	CHECK(blocks(&d) == before);
+	CHECK(erase(&d, 13, 24, 8, 1) == STATUS_OK);
+	CHECK(blocks(&d) < before);
+	CHECK(erase(&d, 11, 0, 0, 0) == STATUS_OK);
+	stop(&d);
+}
+
+static void v5_2_6_2_wrong_erasures_change_nothing(void)
+{
+	struct part parts[3] = {
+	    {HEADER, 16, 0}, {BUFFER, 24, 0}, {STATUS, 1, WRITE}};
+	struct disk d;
+	blkcnt_t before;
+
+	start(&d, 0, 0);
+	before = blocks(&d);
+	CHECK(erase(&d, 11, 0, 8, 1) == STATUS_UNSUPP);
+	CHECK(erase(&d, 13, 0, 8, 2) == STATUS_UNSUPP);
+	CHECK(erase(&d, 11, SECTORS - 1, 2, 0) == STATUS_IOERR);
+	CHECK(erase(&d, 11, UINT64_MAX, 2, 0) == STATUS_IOERR);
+	CHECK(erase(&d, 13, 0, UINT32_MAX, 0) == STATUS_IOERR);
+	CHECK(run(&d, 11, 0, parts, 3, NULL) == STATUS_IOERR);
+	parts[1].len = 17 * 16;
+	CHECK(run(&d, 11, 0, parts, 3, NULL) == STATUS_IOERR);
+	CHECK(d.w.device->stats.malformed == 5);
+	CHECK(blocks(&d) == before);
+	stop(&d);
+	start(&d, LV_BLK_READ_ONLY, 0);
+	CHECK(erase(&d, 11, 0, 8, 0) == STATUS_IOERR);
+	stop(&d);
+}
+
+static void v5_2_5_every_queue_serves(void)
+{
+	struct part parts[3] = {
+	    {HEADER, 16, 0}, {BUFFER, 512, WRITE}, {STATUS, 1, WRITE}};
+	struct disk d;
+
+	start(&d, 0, 0);
+	CHECK(d.w.device->config[34] == 2);
+	put_header(&d, 0, 1);
+	(void)add_chain(&d.w, 1, parts, 3);
+	lv_device_kick(d.w.device, 1);
+	CHECK(take_used(&d.w, 1, NULL) == 513);
+	CHECK(used_index(&d.w, 0) == 0);
+	CHECK(*at(&d.w, BUFFER) == pattern(512));
+	stop(&d);
+}
+
 int main(void)
 {
 	v5_2_6_reads();
@@ -304,5 +394,8 @@ int main(void)
 	unknown_requests_are_unsupported();
 	a_truncated_file_is_an_io_error();
 	the_io_thread_serves_kicks();
+	v5_2_6_discard_gives_blocks_back();
+	v5_2_6_2_wrong_erasures_change_nothing();
+	v5_2_5_every_queue_serves();
 	return 0;
 }

@@ -40,6 +40,8 @@ static void every_field_is_taken(void)
 	at += put(at, LV_RUN_FIELD_CWD, "/work");
 	at += put(at, LV_RUN_FIELD_USER, "app");
 	at += put(at, LV_RUN_FIELD_HOSTNAME, "m1");
+	at += put(at, LV_RUN_FIELD_NETWORK, "eth0 10.0.2.15/24 10.0.2.2");
+	at += put(at, LV_RUN_FIELD_RESOLV, "nameserver 10.0.2.3\n");
 	at += put(at, LV_RUN_FIELD_SEED, "entropy");
 	at += put(at, 99, "of a newer host");
 	at += put(at, LV_RUN_FIELD_CLOCK, "\1\0\0\0\0\0\0\0");
@@ -58,6 +60,9 @@ static void every_field_is_taken(void)
 	CHECK_TEXT(lv_env_get(run.env, "PATH"), "/bin");
 	CHECK(lv_env_get(run.env, "HOME") == NULL);
 	CHECK_TEXT(run.cwd, "/work");
+	CHECK(run.network_count == 1 && run.networks[1] == NULL);
+	CHECK_TEXT(run.networks[0], "eth0 10.0.2.15/24 10.0.2.2");
+	CHECK_TEXT(run.resolv, "nameserver 10.0.2.3\n");
 	CHECK_TEXT(run.user, "app");
 	CHECK_TEXT(run.hostname, "m1");
 	CHECK(run.seed_length == 7 && memcmp(run.seed, "entropy", 7) == 0);

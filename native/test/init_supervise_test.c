@@ -14,6 +14,7 @@
 
 #include "../init/channel.c"
 #include "../init/error.c"
+#include "../init/network.c"
 #include "../init/process.c"
 #include "../init/run.c"
 #include "../init/supervise.c"

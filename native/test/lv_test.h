@@ -176,7 +176,7 @@ static inline void driver_ok(struct world *w, uint64_t features)
 {
 	memset(at(w, 0), 0, DATA);
 	negotiate(w, features);
-	for (uint32_t q = 0; q < w->device->ops->queues; q++) {
+	for (uint32_t q = 0; q < w->device->queues; q++) {
 		set_ring(w, q, RING(q), RING_AVAIL(q), RING_USED(q));
 		w->avail[q] = 0;
 		w->used[q] = 0;

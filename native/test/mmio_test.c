@@ -3,7 +3,8 @@
 
 static void start(struct world *w)
 {
-	struct lv_blk_config config = {.size = sizeof(config), .bytes = 8192};
+	struct lv_blk_config config = {
+	    .size = sizeof(config), .bytes = 8192, .queues = 1};
 	FILE *file = tmpfile();
 
 	CHECK(file != NULL);

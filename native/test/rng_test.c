@@ -4,7 +4,7 @@
 static void start(struct world *w)
 {
 	world_init(w);
-	CHECK(lv_rng_new(&w->mem, &w->events, &w->device) == 0);
+	CHECK(lv_rng_new(NULL, &w->mem, &w->events, &w->device) == 0);
 	driver_ok(w, 0);
 }
 

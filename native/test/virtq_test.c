@@ -8,7 +8,7 @@
 static void start(struct world *w, uint64_t features)
 {
 	world_init(w);
-	CHECK(lv_rng_new(&w->mem, &w->events, &w->device) == 0);
+	CHECK(lv_rng_new(NULL, &w->mem, &w->events, &w->device) == 0);
 	driver_ok(w, features);
 	CHECK(get_status(w) == 15);
 	lv_device_kick(w->device, 0);

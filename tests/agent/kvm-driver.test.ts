@@ -7,6 +7,7 @@ import { accessSync, constants, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
+import { Jail } from "../../agent/runtime/jail.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
 import { describeDriver } from "./driver-suite.ts";
@@ -81,18 +82,32 @@ else {
   }, TIMEOUT_MS);
   afterAll(() => rmSync(files, { recursive: true, force: true }));
 
+  const request: Parameters<typeof describeDriver>[1]["request"] = (argv) => ({
+    kernelPath,
+    initrdPath,
+    kernelArgs: "no-kvmapf nokaslr",
+    squashfsPath: join(files, "root.squashfs"),
+    process: { argv: inShell(argv), env: [], cwd: "/", user: "", stopSignal: 15 },
+  });
+  const options = { clock: systemClock, log: silentLog() };
   describeDriver(
-    "kvm-driver with real VMs",
-    {
-      make: (dir) => new KvmDriver({ dir, clock: systemClock, log: silentLog() }),
-      request: (argv) => ({
-        kernelPath,
-        initrdPath,
-        kernelArgs: "no-kvmapf nokaslr",
-        squashfsPath: join(files, "root.squashfs"),
-        process: { argv: inShell(argv), env: [], cwd: "/", user: "", stopSignal: 15 },
-      }),
-    },
+    "kvm-driver with real VMs, without a jail",
+    { make: (dir) => new KvmDriver({ ...options, dir }), request },
     TIMEOUT_MS,
   );
+  if (process.getuid?.() !== 0) test.skip("kvm-driver in jails: not root", () => undefined);
+  else
+    describeDriver(
+      "kvm-driver with real VMs in jails",
+      {
+        make: (dir) =>
+          new KvmDriver({
+            ...options,
+            dir,
+            jail: new Jail({ dir, uidBase: 1_900_000_000, cgroups: null }),
+          }),
+        request,
+      },
+      TIMEOUT_MS,
+    );
 }

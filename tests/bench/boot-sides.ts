@@ -87,8 +87,10 @@ export async function bootOurs(input: BootInput): Promise<number> {
     initrdPath: input.initrdPath,
     kernelArgs: `${input.kernelArgs} leveret.hello`,
     disks: [],
+    networks: [],
     process: { argv: ["/bin/true"], env: [], cwd: "/", user: "", stopSignal: 15 },
     hostname: "guest",
+    resolvConf: "",
     outputLimitBytes: 1 << 20,
     initTimeoutMs: input.timeoutMs,
   };

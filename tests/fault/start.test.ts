@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { RunRequest } from "../../agent/runtime/driver.ts";
 import type { Hook } from "../../agent/runtime/hooks/hook.ts";
 import { rootfsHook } from "../../agent/runtime/hooks/rootfs.ts";
-import { directoryHook, vmmHook } from "../../agent/runtime/hooks/vmm.ts";
+import { directoryHook, plainLaunch, vmmHook } from "../../agent/runtime/hooks/vmm.ts";
 import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
 import { listProcesses } from "../../agent/runtime/proc.ts";
 import { systemClock } from "../../lib/clock.ts";
@@ -19,7 +19,7 @@ import { until } from "../kit/until.ts";
 setDefaultTimeout(30_000);
 
 const COMMAND = [process.execPath, join(import.meta.dir, "..", "kit", "fake-vmm.ts")];
-const HOOKS = [directoryHook, rootfsHook, vmmHook(COMMAND, systemClock)];
+const HOOKS = [directoryHook, rootfsHook, vmmHook(plainLaunch(COMMAND), systemClock)];
 const never = new AbortController().signal;
 
 const request = (machineId: string, incarnation = 1): RunRequest => ({

@@ -5,7 +5,13 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { VMM_EXIT, VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
+import {
+  VMM_EXIT,
+  VMM_FILES,
+  type VmmMetrics,
+  type VmmReply,
+  type VmmSpec,
+} from "../../proto/vmm.ts";
 import {
   DEV_KERNEL_ARGS,
   makeSpec,
@@ -151,6 +157,87 @@ guestTest("what cannot be executed says so and ends as a shell's 127 and 126", a
     expect({ code, exitCode: status.exitCode }).toEqual({ code: VMM_EXIT.ended, exitCode });
     expect(status.message).toContain(named);
   }
+});
+
+guestTest("pause holds a machine still, resume lets it go on, metrics count it", async () => {
+  await using vmm = start("i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done");
+  const client = await vmm.control();
+  await outputHas(vmm, "3\n");
+  let id = 0;
+  const metrics = async (): Promise<VmmMetrics> => {
+    id += 1;
+    client.send({ id, action: "metrics" });
+    const mine = (): VmmReply | undefined => client.replies.find((reply) => reply.id === id);
+    await client.until(() => mine() !== undefined);
+    const reply = mine();
+    if (reply?.ok !== true || reply.metrics === undefined) throw new Error(JSON.stringify(reply));
+    return reply.metrics;
+  };
+  const phase = (): string | undefined => client.statuses.at(-1)?.phase;
+  client.send({ id: 1_000, action: "pause" });
+  await client.until(() => phase() === "paused");
+  const before = await metrics();
+  expect(before.vcpus[0]?.exitsMmio).toBeGreaterThan(0);
+  expect(before.devices.map(({ kind }) => kind)).toEqual(["blk", "vsock", "rng", "balloon"]);
+  expect(before.devices[1]?.bytesIn).toBeGreaterThan(0);
+  const printed = vmm.output().join("").length;
+  // Long enough for ten lines of a machine that is not paused.
+  await Bun.sleep(100);
+  expect(await metrics()).toEqual(before);
+  expect(vmm.output().join("")).toHaveLength(printed);
+  client.send({ id: 1_001, action: "resume" });
+  await client.until(() => phase() === "running");
+  const seen = vmm.output().join("").length;
+  while (vmm.output().join("").length < seen + 20) await Bun.sleep(5);
+  client.send({ id: 1_002, action: "shutdown", timeoutMs: 20_000 });
+  expect((await vmm.ended()).status).toMatchObject({ exitCode: 143, exitSignal: 15 });
+});
+
+guestTest("a process that waits boots what it is told, or leaves with who started it", async () => {
+  for (const [cpus, memoryMib] of [
+    [1, 128],
+    [2, 64],
+  ]) {
+    const directory = temporary.make(`ahead${cpus}`);
+    writeFileSync(
+      join(directory, VMM_FILES.pool),
+      JSON.stringify({ cpus, memoryMib, kernelPath, initrdPath }),
+    );
+    await using vmm = new VmmProcess(directory, null);
+    const client = await vmm.control();
+    expect(await client.reached("waiting")).toBe(true);
+    client.send({ id: 1, action: "pause" });
+    await client.until(() => client.replies.length === 1);
+    expect(client.replies[0]).toMatchObject({ ok: false, reason: "STATE_CONFLICT" });
+    const spec = makeSpec({
+      kernelPath,
+      initrdPath,
+      disks: [{ path: rootfs, readOnly: true, id: "rootfs" }],
+      process: { argv: ["/bin/sh", "-c", "exit 9"], env: [], cwd: "/", user: "", stopSignal: 15 },
+    });
+    writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(spec));
+    client.send({ id: 2, action: "boot" });
+    const { code, status } = await vmm.ended();
+    expect({ code, exitCode: status.exitCode }).toEqual({ code: VMM_EXIT.ended, exitCode: 9 });
+    expect(status.entryUs).toBeLessThan(status.bootUs ?? 0);
+  }
+  const directory = temporary.make("deserted");
+  writeFileSync(join(directory, VMM_FILES.pool), JSON.stringify({ cpus: 1, memoryMib: 64 }));
+  await using vmm = new VmmProcess(directory, null);
+  const client = await vmm.control();
+  expect(await client.reached("waiting")).toBe(true);
+  client.close();
+  expect(await vmm.exited).toBe(VMM_EXIT.ended);
+});
+
+guestTest("a paused machine can be killed", async () => {
+  await using vmm = start("echo ready; exec sleep 1000");
+  const client = await vmm.control();
+  await outputHas(vmm, "ready");
+  client.send({ id: 1, action: "pause" });
+  client.send({ id: 2, action: "kill" });
+  expect((await vmm.ended()).status).toMatchObject({ exitCode: 137 });
+  expect(client.statuses.map((status) => status.phase)).toContain("paused");
 });
 
 function makeDisk(name: string, format: boolean): string {

@@ -30,8 +30,10 @@ export function makeSpec(change: Partial<VmmSpec> = {}): VmmSpec {
     initrdPath: null,
     kernelArgs: DEV_KERNEL_ARGS,
     disks: [],
+    networks: [],
     process: { argv: ["/bin/true"], env: [], cwd: "/", user: "", stopSignal: 15 },
     hostname: "guest",
+    resolvConf: "",
     outputLimitBytes: 1 << 20,
     initTimeoutMs: 20_000,
     ...change,
@@ -83,10 +85,11 @@ export class VmmProcess implements AsyncDisposable {
   readonly #process: Bun.Subprocess<"ignore", "ignore", "pipe">;
   readonly #stderr: Promise<string>;
 
-  constructor(directory: string, spec: VmmSpec | string, env: Record<string, string> = {}) {
+  /** spec null = the test writes it later, or never. */
+  constructor(directory: string, spec: VmmSpec | string | null, env: Record<string, string> = {}) {
     this.directory = directory;
     const text = typeof spec === "string" ? spec : JSON.stringify(spec);
-    writeFileSync(join(directory, VMM_FILES.spec), text);
+    if (spec !== null) writeFileSync(join(directory, VMM_FILES.spec), text);
     this.#process = Bun.spawn([process.execPath, MAIN, directory], {
       stdin: "ignore",
       stdout: "ignore",
@@ -103,6 +106,10 @@ export class VmmProcess implements AsyncDisposable {
   /** A process that a signal ended has no exit code. */
   get #isOver(): boolean {
     return this.#process.exitCode !== null || this.#process.signalCode !== null;
+  }
+
+  get exited(): Promise<number> {
+    return this.#process.exited;
   }
 
   kill(signal: NodeJS.Signals): void {
@@ -165,6 +172,7 @@ export class ControlClient {
   closed = false;
   #wake: () => void = () => undefined;
   #line = "";
+  #end: () => void = () => undefined;
   #write: (text: string) => void = () => undefined;
 
   /** Null when nobody listens. */
@@ -188,6 +196,7 @@ export class ControlClient {
         },
       },
     });
+    client.#end = () => void socket.end();
     client.#write = (text) => void socket.write(text);
     return client;
   }
@@ -201,6 +210,10 @@ export class ControlClient {
       else this.replies.push(message);
     }
     this.#wake();
+  }
+
+  close(): void {
+    this.#end();
   }
 
   send(request: object): void {

@@ -28,7 +28,7 @@ test("a spec that is no JSON, or has a wrong field", async () => {
   expect(await failure(temporary.make("b"), makeSpec({ cpus: 99 }))).toEqual({
     code: VMM_EXIT.specInvalid,
     reason: "CONFIG_INVALID",
-    message: "spec.json: cpus must be a whole number from 1 to 8, not 99",
+    message: "spec.json: cpus must be a whole number from 1 to 32, not 99",
   });
 });
 

@@ -21,9 +21,12 @@ export function oneLine(message: string): string {
 
 function stateOf(status: VmmStatus): MachineState {
   switch (status.phase) {
+    case "waiting":
     case "booting":
       return MachineState.STARTING;
     case "running":
+    // The control plane has no word for it, and nothing of the machine is given back.
+    case "paused":
       return MachineState.STARTED;
     case "stopping":
       return MachineState.STOPPING;

@@ -8,7 +8,7 @@
 
 #include <linux/kvm.h>
 
-#include "../leveret.h"
+#include "leveret.h"
 
 /* snake_case -> camelCase, as the TypeScript side spells fields. */
 static void print_camel(const char *name)
@@ -79,8 +79,39 @@ static void print_devices(void)
 	(void)printf("  capacity: %zu,\n",
 		     offsetof(struct lv_blk_config, bytes));
 	FIELD(lv_blk_config, id);
+	FIELD(lv_blk_config, queues);
+	FIELD(lv_blk_config, limit);
 	CLOSE();
 	NUMBER("BLK_ID_BYTES", sizeof(((struct lv_blk_config *)0)->id));
+	OPEN("LIMIT", lv_limit);
+	FIELD(lv_limit, bytes_rate);
+	FIELD(lv_limit, bytes_burst);
+	FIELD(lv_limit, ops_rate);
+	FIELD(lv_limit, ops_burst);
+	CLOSE();
+	OPEN("NET_CONFIG", lv_net_config);
+	FIELD(lv_net_config, size);
+	FIELD(lv_net_config, gsi);
+	FIELD(lv_net_config, base);
+	FIELD(lv_net_config, fd);
+	FIELD(lv_net_config, flags);
+	FIELD(lv_net_config, rx);
+	FIELD(lv_net_config, tx);
+	FIELD(lv_net_config, mac);
+	FIELD(lv_net_config, mtu);
+	FIELD(lv_net_config, name);
+	CLOSE();
+	NUMBER("NET_NAME_BYTES", sizeof(((struct lv_net_config *)0)->name));
+	OPEN("BALLOON_CONFIG", lv_balloon_config);
+	FIELD(lv_balloon_config, size);
+	FIELD(lv_balloon_config, gsi);
+	FIELD(lv_balloon_config, base);
+	CLOSE();
+	OPEN("BALLOON_STATS", lv_balloon_stats);
+	FIELD(lv_balloon_stats, target_pages);
+	FIELD(lv_balloon_stats, actual_pages);
+	FIELD(lv_balloon_stats, guest);
+	CLOSE();
 	OPEN("RNG_CONFIG", lv_rng_config);
 	FIELD(lv_rng_config, size);
 	FIELD(lv_rng_config, gsi);
@@ -124,6 +155,7 @@ static void print_results(void)
 	FIELD(lv_device_stats, malformed);
 	FIELD(lv_device_stats, dropped);
 	FIELD(lv_device_stats, errors);
+	FIELD(lv_device_stats, throttled);
 	CLOSE();
 }
 
@@ -135,6 +167,7 @@ static void print_numbers(void)
 	NUMBER("MAX_REGIONS", LV_MAX_REGIONS);
 	NUMBER("VM_PIT", LV_VM_PIT);
 	NUMBER("BLK_READ_ONLY", LV_BLK_READ_ONLY);
+	NUMBER("NET_TAP", LV_NET_TAP);
 	(void)printf("export const VCPU_STATE = {\n");
 	(void)printf("  regs: { what: %d, bytes: %zu },\n", LV_STATE_REGS,
 		     sizeof(struct kvm_regs));
@@ -156,10 +189,9 @@ static void print_numbers(void)
 
 int main(void)
 {
-	(void)printf(
-	    "/**\n * Printed by native/src/abi_gen.c from leveret.h; made "
-	    "by `bun native/build.ts --abi`.\n"
-	    " * Offsets and sizes in bytes.\n */\n");
+	(void)printf("/**\n * Printed by native/abi_gen.c from leveret.h; made "
+		     "by `bun native/build.ts --abi`.\n"
+		     " * Offsets and sizes in bytes.\n */\n");
 	print_numbers();
 	print_configs();
 	print_devices();

@@ -1,0 +1,48 @@
+import { expect, test } from "bun:test";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { silentLog } from "../../lib/log.ts";
+import { Cgroups } from "./cgroup.ts";
+
+/** A directory where the mount would be: the files are what counts. */
+function mount(controllers: string): string {
+  const dir = mkdtempSync(join(tmpdir(), "lev-cgroup-"));
+  writeFileSync(join(dir, "cgroup.controllers"), `${controllers}\n`);
+  return dir;
+}
+
+test("a machine's group has the limits of the controllers that are there", () => {
+  const root = mount("cpuset cpu memory");
+  try {
+    const groups = Cgroups.open(silentLog(), root);
+    const dir = groups?.make({ machineId: "mch_1", cpus: 2, memoryMib: 128 }) ?? "";
+    expect(dir).toBe(join(root, "leveret", "mch_1"));
+    expect(readFileSync(join(dir, "cpu.max"), "utf8")).toBe("250000 100000");
+    expect(readFileSync(join(dir, "memory.max"), "utf8")).toBe(String((128 + 96) * 2 ** 20));
+    expect(existsSync(join(dir, "pids.max"))).toBe(false);
+  } finally {
+    rmSync(root, { recursive: true });
+  }
+});
+
+test("groups that nobody is in are removed, at the end and after a crash", () => {
+  const root = mount("");
+  try {
+    mkdirSync(join(root, "leveret", "old"), { recursive: true });
+    mkdirSync(join(root, "leveret", "busy", "inside"), { recursive: true });
+    const groups = Cgroups.open(silentLog(), root);
+    expect(existsSync(join(root, "leveret", "old"))).toBe(false);
+    expect(existsSync(join(root, "leveret", "busy"))).toBe(true);
+    const dir = groups?.make({ machineId: "mch_2", cpus: 1, memoryMib: 64 }) ?? "";
+    groups?.remove("mch_2");
+    groups?.remove("mch_2");
+    expect(existsSync(dir)).toBe(false);
+  } finally {
+    rmSync(root, { recursive: true });
+  }
+});
+
+test("a host without cgroup v2 has none", () => {
+  expect(Cgroups.open(silentLog(), "/nonexistent/cgroup")).toBeNull();
+});

@@ -1,0 +1,203 @@
+/**
+ * VMM processes started ahead of their machines: in a jail, with a user and a directory,
+ * everything loaded and a VM made. A machine's first start takes one and waits for no
+ * process, no runtime and no jail; the pool is filled again afterwards.
+ *
+ *   spawn in <dir>/pol_… ─► "waiting" ─take─► directory renamed to the machine's own,
+ *   image linked into it, "boot" ─► a VMM like any other
+ *
+ * The directory is what is handed over: its mount in the jail follows the rename, so
+ * nothing has to be mounted into a jail that is closed. Inside, it keeps its first name.
+ * That is why only a machine without a directory, one that starts for the first time,
+ * can have a process of the pool; a restart is a cold start.
+ *
+ * A pool is for one kernel and one size, those of the last start. A process that waits
+ * leaves when we do; what a crash leaves behind is removed by `KvmDriver.find`.
+ */
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, join } from "node:path";
+import type { Clock } from "../../lib/clock.ts";
+import type { Log } from "../../lib/log.ts";
+import { LvError } from "../../proto/errors.ts";
+import { VMM_FILES, type VmmExpected } from "../../proto/vmm.ts";
+import type { RunRequest } from "./driver.ts";
+import type { Jail } from "./jail.ts";
+import { isAlive, type ProcessName, signalProcess } from "./proc.ts";
+import { spawnVmm } from "./supervise.ts";
+import { VmmClient } from "./vmm-client.ts";
+
+/** As long as a machine's: socket paths are. */
+const NAME = /^pol_[0-9a-f]{20}$/;
+const READY_TIMEOUT_MS = 60_000;
+const POLL_MS = 5;
+/** A start that has just been served is busy booting: it goes first. */
+const REFILL_AFTER_MS = 200;
+
+export const isPoolName = (name: string): boolean => NAME.test(name);
+
+/** The image, linked into the directory of a machine that came out of the pool. */
+export const WARM_IMAGE = "rootfs.squashfs";
+
+export type Warm = {
+  readonly name: ProcessName;
+  /** The machine's directory as its VMM knows it. */
+  readonly inside: string;
+  /** After spec.json is there. */
+  boot(): Promise<void>;
+  /** Safe twice, and after a boot. */
+  discard(): void;
+};
+
+type Shape = Pick<RunRequest, "kernelPath" | "initrdPath" | "cpus" | "memoryMib">;
+type Member = { dir: string; name: ProcessName; client: VmmClient };
+
+export type PoolOptions = {
+  /** Machine directories live here. */
+  dir: string;
+  /** Processes that wait; at least 1. */
+  size: number;
+  jail: Jail;
+  clock: Clock;
+  log: Log;
+};
+
+const kernelOf = ({ kernelPath, initrdPath }: Shape): string => `${kernelPath}\n${initrdPath}`;
+
+export class Pool {
+  readonly #options: PoolOptions;
+  #shape: Shape | null = null;
+  #members: Member[] = [];
+  #filling = false;
+  #closed = false;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+  }
+
+  /** How many wait and can be taken. */
+  get ready(): number {
+    return this.#members.length;
+  }
+
+  /** Null = start it cold. Else `dir` exists now, and it is the caller's. */
+  take(request: RunRequest, dir: string): Warm | null {
+    const fits = this.#shape !== null && kernelOf(this.#shape) === kernelOf(request);
+    this.#shape = request;
+    if (!fits) this.#drop();
+    const member = existsSync(dir) ? undefined : this.#members.shift();
+    this.#refill();
+    return member === undefined ? null : this.#handOver(member, request, dir);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#drop();
+  }
+
+  #handOver(member: Member, request: RunRequest, dir: string): Warm | null {
+    const { name, client, dir: inside } = member;
+    const discard = (): void => {
+      signalProcess(name, "SIGKILL");
+      client.close();
+    };
+    try {
+      if (!isAlive(name)) throw new LvError("VMM_FAULT", `Process ${name.pid} is gone`);
+      this.#options.jail.admit(name.pid, request);
+      chmodSync(request.squashfsPath, 0o644);
+      linkSync(request.squashfsPath, join(inside, WARM_IMAGE));
+      rmSync(join(inside, VMM_FILES.pool));
+      renameSync(inside, dir);
+    } catch (error) {
+      // An image on another file system, for one: the machine starts without us.
+      this.#options.log.warn({ err: error }, "a process of the pool could not be used");
+      discard();
+      this.#options.jail.leave(basename(inside));
+      rmSync(inside, { recursive: true, force: true });
+      return null;
+    }
+    const boot = async (): Promise<void> => {
+      await client.request({ action: "boot" });
+      client.close();
+    };
+    return { name, inside, boot, discard };
+  }
+
+  #drop(): void {
+    for (const { name, client, dir } of this.#members.splice(0)) {
+      signalProcess(name, "SIGKILL");
+      client.close();
+      this.#options.jail.leave(basename(dir));
+      rmSync(dir, { recursive: true, force: true });
+    }
+  }
+
+  #refill(): void {
+    if (this.#filling || this.#closed) return;
+    this.#filling = true;
+    void this.#fill()
+      .catch((error: unknown) => {
+        // The next start tries again.
+        this.#options.log.error({ err: error }, "the pool of VMM processes cannot be filled");
+      })
+      .finally(() => {
+        this.#filling = false;
+      });
+  }
+
+  async #fill(): Promise<void> {
+    const { clock, size } = this.#options;
+    await clock.sleep(REFILL_AFTER_MS);
+    while (this.#shape !== null && !this.#closed && this.#members.length < size) {
+      const shape = this.#shape;
+      const member = await this.#spawn(shape);
+      this.#members.push(member);
+      // What was asked for meanwhile may need another kernel.
+      if (this.#closed || kernelOf(this.#shape) !== kernelOf(shape)) this.#drop();
+    }
+  }
+
+  async #spawn(shape: Shape): Promise<Member> {
+    const { jail, clock } = this.#options;
+    const id = `pol_${crypto.randomUUID().replaceAll("-", "").slice(0, 20)}`;
+    const dir = join(this.#options.dir, id);
+    mkdirSync(dir, { mode: 0o700 });
+    let name: ProcessName | null = null;
+    try {
+      const { cpus, memoryMib, kernelPath, initrdPath } = shape;
+      const expected: VmmExpected = { cpus, memoryMib, kernelPath, initrdPath };
+      writeFileSync(join(dir, VMM_FILES.pool), JSON.stringify(expected));
+      const uid = jail.claim(dir);
+      const argv = await jail.command({ ...shape, machineId: id, squashfsPath: null }, dir, uid);
+      name = await spawnVmm(argv, dir, true);
+      const deadline = clock.now() + READY_TIMEOUT_MS;
+      while (isAlive(name) && clock.now() < deadline) {
+        const client = await connect(dir, id);
+        if (client !== null) return { dir, name, client };
+        await clock.sleep(POLL_MS);
+      }
+      throw new LvError("VMM_FAULT", "A VMM process of the pool does not get ready");
+    } catch (error) {
+      if (name !== null) signalProcess(name, "SIGKILL");
+      jail.leave(id);
+      rmSync(dir, { recursive: true, force: true });
+      throw error;
+    }
+  }
+}
+
+/** Null when nobody listens yet. */
+async function connect(dir: string, id: string): Promise<VmmClient | null> {
+  try {
+    return await VmmClient.connect(join(dir, VMM_FILES.control), id, () => undefined);
+  } catch {
+    return null; // the caller tries again while the process lives
+  }
+}

@@ -1,0 +1,95 @@
+/**
+ * A process that was started ahead of its machine: it has loaded everything and made a
+ * VM of the size that machines here had last, and waits for spec.json and the action
+ * "boot" on the control socket it will go on with.
+ *
+ * It lives as long as the agent that started it listens: when the last client leaves
+ * before a boot, so does the process.
+ */
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { basename } from "node:path";
+import type { Shim, Vm } from "../../native/ffi.ts";
+import { VMM_FILES, type VmmExpected, type VmmStatus } from "../../proto/vmm.ts";
+import { refuse } from "./actions.ts";
+import { listenForControl } from "./control.ts";
+import { removeSocket } from "./guest-channel.ts";
+import { buildMachine, createVm } from "./machine.ts";
+import { parseSpec } from "./spec.ts";
+import { hostPid, processStartTime } from "./status.ts";
+
+export type Prepared = { shim: Shim; vm: Vm; cpus: number; memoryMib: number };
+
+/** A spec of nothing in particular. */
+const ANY_SPEC = {
+  version: 1,
+  machineId: "",
+  incarnation: 0,
+  cpus: 1,
+  memoryMib: 1,
+  kernelPath: "/",
+  initrdPath: null,
+  kernelArgs: "",
+  disks: [],
+  networks: [],
+  process: { argv: [""], env: [], cwd: "/", user: "", stopSignal: 15 },
+  hostname: "",
+  resolvConf: "",
+  outputLimitBytes: 1 << 20,
+  initTimeoutMs: 1,
+} as const;
+
+/**
+ * Builds a machine like the one to come and throws it away: the code is compiled then,
+ * the calls are bound and the kernel's file is in memory. Half of a start otherwise.
+ */
+function rehearse(shim: Shim, expected: VmmExpected): void {
+  const consoleFd = openSync("/dev/null", "w");
+  try {
+    const spec = parseSpec(JSON.stringify({ ...ANY_SPEC, ...expected }));
+    const { vm } = buildMachine({ shim, spec, consoleFd, vsockPath: VMM_FILES.vsock });
+    vm.destroy();
+  } catch {
+    // A machine that cannot be built here says so when it is asked for.
+  } finally {
+    closeSync(consoleFd);
+    removeSocket(VMM_FILES.vsock);
+  }
+}
+
+/** Null = nobody wants this process any more. Throws what makes a machine impossible here. */
+export async function waitForBoot(loadShim: () => Shim): Promise<Prepared | null> {
+  const shim = loadShim();
+  // Written by the supervisor, as the spec is.
+  const expected = JSON.parse(readFileSync(VMM_FILES.pool, "utf8")) as VmmExpected;
+  rehearse(shim, expected);
+  const { cpus, memoryMib } = expected;
+  const vm = createVm(shim, expected);
+  const status: VmmStatus = {
+    machineId: basename(process.cwd()),
+    incarnation: 0,
+    pid: hostPid(),
+    pidStartTime: processStartTime(),
+    phase: "waiting",
+  };
+  const { promise, resolve } = Promise.withResolvers<boolean>();
+  const leave = (): void => resolve(false);
+  process.on("SIGTERM", leave);
+  const control = listenForControl(VMM_FILES.control, {
+    status: () => status,
+    metrics: () => ({ vcpus: [], devices: [] }),
+    request: ({ action }) => {
+      const refusal = refuse(action, "waiting");
+      if (refusal !== null) return { reason: "STATE_CONFLICT", message: refusal };
+      if (action === "boot") resolve(true);
+      else if (action === "kill") resolve(false);
+      return null;
+    },
+    deserted: leave,
+  });
+  const boots = await promise;
+  process.off("SIGTERM", leave);
+  control.close();
+  if (boots) return { shim, vm, cpus, memoryMib };
+  vm.destroy();
+  return null;
+}

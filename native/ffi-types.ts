@@ -1,0 +1,102 @@
+/** What goes through the door of ffi.ts; native/leveret.h says what the fields mean. */
+import type * as abi from "./abi.gen.ts";
+
+export type VmConfig = {
+  vcpus: number;
+  memoryBytes: number;
+  /** RAM up to this gpa is region 0; the rest starts at highBase. */
+  lowLimit: number;
+  highBase: number;
+  /** Create the in-kernel PIT; guests with ACPI need none. */
+  pit: boolean;
+};
+
+/** A window of guest RAM, at most 2 GiB long; together they cover all of it, in order of gpa. */
+export type Region = { gpa: number; len: number; view: ArrayBuffer };
+
+export type VcpuState = keyof typeof abi.VCPU_STATE;
+
+export type SerialConfig = {
+  port: number;
+  gsi: number;
+  /** Duplicated by the shim; -1 discards the output. */
+  outFd: number;
+  /** Bytes ever written to outFd; 0 = no limit. */
+  outLimit: number;
+};
+export type PowerConfig = { port: number; powerOff: number; reset: number };
+export type BlkConfig = {
+  base: number;
+  gsi: number;
+  /** Duplicated by the shim. */
+  fd: number;
+  readOnly: boolean;
+  bytes: number;
+  /** GET_ID: at most 20 bytes of ASCII. */
+  id: string;
+  /** 1 to 8. */
+  queues: number;
+  limit: Limit;
+};
+/** Token buckets; a rate of 0 (or none given) is no limit, a burst of 0 a second's worth. */
+export type Limit = {
+  bytesRate?: number;
+  bytesBurst?: number;
+  opsRate?: number;
+  opsBurst?: number;
+};
+export type NetConfig = {
+  base: number;
+  gsi: number;
+  /** A TAP interface's name or the path of a user-mode stack's socket. */
+  kind: "tap" | "socket";
+  name: string;
+  mac: Uint8Array;
+  mtu: number;
+  /** Into the guest. */
+  rx: Limit;
+  tx: Limit;
+};
+export type BalloonConfig = { base: number; gsi: number };
+/** Bytes; the guest's are as of the call before, which asked it for new ones. */
+export type BalloonStats = { target: number; actual: number; free: number; available: number };
+export type RngConfig = { base: number; gsi: number };
+/** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
+export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
+
+export type VmEventKind =
+  "power_off" | "reset" | "debug" | "vcpu_failed" | "device_failed" | "host_failed";
+
+/** What each field means for a kind: enum lv_event_kind in leveret.h. */
+export type VmEvent = {
+  kind: VmEventKind;
+  vcpu: number;
+  device: number;
+  detail: number;
+  value: number;
+  /** errno or 0. */
+  error: number;
+  /** CLOCK_MONOTONIC. */
+  timeNs: number;
+  /** 16 instruction bytes of a failed emulation, else zeros. */
+  bytes: Uint8Array;
+};
+
+export type VcpuStats = {
+  exitsPio: number;
+  exitsMmio: number;
+  exitsIntr: number;
+  exitsOther: number;
+};
+export type DeviceStats = {
+  notifies: number;
+  interrupts: number;
+  requests: number;
+  bytesIn: number;
+  bytesOut: number;
+  malformed: number;
+  dropped: number;
+  errors: number;
+  /** Times that a rate limit made it wait. */
+  throttled: number;
+};

@@ -1,0 +1,72 @@
+/*
+ * device.c - how the I/O thread comes to a device: its queues, its descriptor,
+ * its clock, each under the device's lock.
+ */
+#include "lv.h"
+
+void lv_device_drain(struct lv_device *device, uint32_t queue,
+		     int64_t (*serve)(struct lv_device *device, uint32_t queue,
+				      const struct lv_chain *chain))
+{
+	struct lv_queue *ring = &device->queue[queue];
+	uint32_t budget = LV_DRAIN_BUDGET;
+	struct lv_chain chain;
+	int64_t done = 0;
+
+	if (!device->active || !ring->ready)
+		return;
+	do {
+		while (budget > 0 && lv_device_pop(device, queue, &chain)) {
+			budget--;
+			done = serve(device, queue, &chain);
+			if (done == LV_LATER) {
+				lv_queue_undo(ring);
+				break;
+			}
+			LV_COUNT(device, requests, 1);
+			if (done >= 0)
+				lv_queue_push(ring, chain.head, (uint32_t)done);
+		}
+		if (budget == 0)
+			lv_eventfd_signal(device->kick_fd[queue]);
+	} while (done != LV_LATER && budget > 0 && device->active &&
+		 lv_queue_rearm(ring));
+	lv_device_signal(device, queue);
+}
+
+void lv_device_kick(struct lv_device *device, uint32_t queue)
+{
+	lv_eventfd_drain(device->kick_fd[queue]);
+	(void)pthread_mutex_lock(&device->lock);
+	LV_COUNT(device, notifies, 1);
+	if (device->active && device->queue[queue].ready)
+		device->ops->notify(device, queue);
+	(void)pthread_mutex_unlock(&device->lock);
+}
+
+void lv_device_poll(struct lv_device *device)
+{
+	(void)pthread_mutex_lock(&device->lock);
+	if (device->ops->poll != NULL)
+		device->ops->poll(device);
+	(void)pthread_mutex_unlock(&device->lock);
+}
+
+uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
+			bool half_second)
+{
+	uint64_t wake_ns;
+
+	(void)pthread_mutex_lock(&device->lock);
+	if (device->ops->tick != NULL &&
+	    ((device->wake_ns != 0 && device->wake_ns <= now_ns) ||
+	     (half_second && device->wants_tick))) {
+		device->wake_ns = 0;
+		device->ops->tick(device, now_ns);
+	}
+	wake_ns = device->wake_ns;
+	if (wake_ns == 0 && device->wants_tick)
+		wake_ns = now_ns + LV_TICK_NS;
+	(void)pthread_mutex_unlock(&device->lock);
+	return wake_ns;
+}

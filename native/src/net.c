@@ -1,0 +1,262 @@
+/*
+ * net.c - virtio network device (virtio 1.2, 5.1): one pair of queues.
+ *
+ * The host's descriptor is watched edge-triggered, so a frame that finds no
+ * buffer of the guest waits where it is without waking anybody; the guest's
+ * next buffers, or the limiter's clock, take it up again. A frame is spread
+ * over as many chains as it needs when the driver takes that (MRG_RXBUF), and
+ * those chains appear in the used ring together: Linux counts them at once.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "net.h"
+
+#define F_CSUM	     (1ull << 0)
+#define F_GUEST_CSUM (1ull << 1)
+#define F_MTU	     (1ull << 3)
+#define F_MAC	     (1ull << 5)
+#define F_GUEST_TSO  (3ull << 7) /* 4 and 6 */
+#define F_HOST_TSO   (3ull << 11)
+#define F_MRG_RXBUF  (1ull << 15)
+#define F_STATUS     (1ull << 16)
+
+#define LINK_UP	     1u
+#define MAC_BYTES    6u
+#define MTU_MIN	     68u
+#define NUM_BUFFERS  10u /* its offset in the header */
+
+enum { RX = 0, TX = 1 };
+
+struct net {
+	struct lv_device device;
+	struct lv_net_host host;
+	struct lv_limiter rx, tx;
+	uint8_t mac[MAC_BYTES];
+};
+
+/* 5.1.4 */
+struct config {
+	uint8_t mac[MAC_BYTES];
+	uint16_t status;
+	uint16_t pairs;
+	uint16_t mtu;
+};
+_Static_assert(sizeof(struct config) == 12, "5.1.4");
+
+/* The other side is gone: the guest sees its cable pulled. */
+static void unplug(struct net *net)
+{
+	uint16_t status = 0;
+
+	net->host.open = false;
+	LV_COUNT(&net->device, errors, 1);
+	lv_device_configure(&net->device, offsetof(struct config, status),
+			    &status, sizeof(status));
+}
+
+/* Puts a frame into the guest's buffers. False = there are too few for now. */
+static bool deliver(struct net *net, const uint8_t *frame, uint32_t len)
+{
+	struct lv_device *device = &net->device;
+	struct lv_queue *queue = &device->queue[RX];
+	bool merge = (device->driver_features & F_MRG_RXBUF) != 0;
+	struct lv_chain first, rest, *chain = &first;
+	struct {
+		uint16_t head;
+		uint32_t len;
+	} used[LV_QUEUE_MAX];
+	uint32_t done = 0;
+	uint16_t count = 0;
+
+	while (done < len) {
+		uint32_t part;
+
+		if (!lv_device_pop(device, RX, chain)) {
+			/* Asked for while all there is counts as taken: the
+			 * driver tells of the next one, not of these. */
+			if (device->active && lv_queue_rearm(queue))
+				continue;
+			break;
+		}
+		part = (uint32_t)lv_iov_write(chain->iov + chain->readable,
+					      chain->writable, 0, frame + done,
+					      len - done);
+		used[count].head = chain->head;
+		used[count++].len = part;
+		done += part;
+		chain = &rest;
+		if (!merge || part == 0 || count == queue->num)
+			break;
+	}
+	if (!device->active)
+		return false;
+	/* Too small for it for good: dropped, at the price of its buffers. */
+	if (done < len && count > 0 &&
+	    (!merge || count == queue->num || used[count - 1].len == 0)) {
+		LV_COUNT(device, dropped, 1);
+		for (uint16_t i = 0; i < count; i++)
+			used[i].len = 0;
+	} else if (done < len) {
+		while (count-- > 0)
+			lv_queue_undo(queue);
+		return false;
+	} else {
+		(void)lv_iov_write(first.iov + first.readable, first.writable,
+				   NUM_BUFFERS, &count, sizeof(count));
+		LV_COUNT(device, requests, 1);
+		LV_COUNT(device, bytes_in, len - LV_NET_HEADER);
+	}
+	for (uint16_t i = 0; i < count; i++)
+		lv_queue_fill(queue, used[i].head, used[i].len);
+	lv_queue_publish(queue);
+	return true;
+}
+
+static void receive(struct net *net)
+{
+	struct lv_device *device = &net->device;
+	uint32_t budget = LV_DRAIN_BUDGET;
+	uint8_t *frame;
+
+	if (!device->active || !device->queue[RX].ready || !net->host.open)
+		return;
+	while (budget > 0) {
+		int bytes = lv_net_host_peek(&net->host, &frame);
+
+		if (bytes < 0)
+			unplug(net);
+		if (bytes <= 0 || lv_device_throttle(device, &net->rx))
+			break;
+		if (!deliver(net, frame, (uint32_t)bytes))
+			break;
+		lv_net_host_take(&net->host);
+		lv_limiter_spend(&net->rx, (uint32_t)bytes);
+		budget--;
+	}
+	if (budget == 0)
+		lv_eventfd_signal(device->kick_fd[RX]);
+	lv_device_signal(device, RX);
+}
+
+static int64_t transmit(struct lv_device *device, uint32_t queue,
+			const struct lv_chain *chain)
+{
+	struct net *net = (struct net *)device;
+	uint8_t source[MAC_BYTES];
+	int error;
+
+	(void)queue;
+	if (chain->writable > 0 ||
+	    chain->readable_bytes < LV_NET_HEADER + LV_NET_FRAME_MIN ||
+	    chain->readable_bytes > LV_NET_HEADER + LV_NET_FRAME_MAX) {
+		LV_COUNT(device, malformed, 1);
+		return 0;
+	}
+	if (lv_device_throttle(device, &net->tx))
+		return LV_LATER;
+	/* Whatever a neighbour thinks of a source address is not for the guest
+	 * to choose. It may change the frame after this look, so this keeps
+	 * mistakes in, not attacks: those are the host's filter's business. */
+	(void)lv_iov_read(chain->iov, chain->readable,
+			  LV_NET_HEADER + MAC_BYTES, source, MAC_BYTES);
+	if (memcmp(source, net->mac, MAC_BYTES) != 0 || !net->host.open) {
+		LV_COUNT(device, dropped, 1);
+		return 0;
+	}
+	error = lv_net_host_send(&net->host, chain);
+	if (error == -EAGAIN)
+		return LV_LATER;
+	if (error < 0) {
+		LV_COUNT(device, errors, 1);
+		return 0;
+	}
+	lv_limiter_spend(&net->tx, chain->readable_bytes);
+	LV_COUNT(device, bytes_out, chain->readable_bytes - LV_NET_HEADER);
+	return 0;
+}
+
+static void notify(struct lv_device *device, uint32_t queue)
+{
+	struct net *net = (struct net *)device;
+
+	lv_net_host_offload(&net->host, device->driver_features);
+	if (queue == RX)
+		receive(net);
+	else
+		lv_device_drain(device, TX, transmit);
+}
+
+/* Something came, or there is room again. */
+static void poll(struct lv_device *device)
+{
+	if (!device->active)
+		return;
+	receive((struct net *)device);
+	if (lv_net_host_flush(&((struct net *)device)->host) != -EAGAIN)
+		lv_device_drain(device, TX, transmit);
+}
+
+static void tick(struct lv_device *device, uint64_t now_ns)
+{
+	(void)now_ns;
+	poll(device);
+}
+
+static void destroy(struct lv_device *device)
+{
+	lv_net_host_close(&((struct net *)device)->host);
+	lv_device_fini(device);
+	free(device);
+}
+
+static const struct lv_device_ops net_ops = {
+    .id = 1,
+    .notify = notify,
+    .poll = poll,
+    .tick = tick,
+    .destroy = destroy,
+};
+
+int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
+	       struct lv_events *events, struct lv_device **out)
+{
+	struct config space = {
+	    .status = LINK_UP, .pairs = 1, .mtu = config->mtu};
+	uint64_t features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF;
+	struct net *net;
+	int error;
+
+	if ((config->flags & ~LV_NET_TAP) != 0 || config->mtu < MTU_MIN ||
+	    memchr(config->name, 0, sizeof(config->name)) == NULL)
+		return -EINVAL;
+	net = calloc(1, sizeof(*net));
+	if (net == NULL)
+		return -ENOMEM;
+	error = lv_net_host_open(&net->host, config);
+	if (error < 0)
+		goto fail_free;
+	lv_limiter_init(&net->rx, &config->rx);
+	lv_limiter_init(&net->tx, &config->tx);
+	memcpy(net->mac, config->mac, MAC_BYTES);
+	memcpy(space.mac, config->mac, MAC_BYTES);
+	memcpy(net->device.config, &space, sizeof(space));
+	net->device.config_bytes = sizeof(space);
+	if (net->host.tap)
+		features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO | F_HOST_TSO;
+	error =
+	    lv_device_init(&net->device, &net_ops, 2, mem, events, features);
+	if (error < 0)
+		goto fail_close;
+	net->device.poll_fd = net->host.fd;
+	net->device.poll_events = EPOLLIN | EPOLLOUT | EPOLLET;
+	*out = &net->device;
+	return 0;
+fail_close:
+	lv_net_host_close(&net->host);
+fail_free:
+	free(net);
+	return error;
+}

@@ -1,0 +1,250 @@
+/*
+ * net_host.c - the host's side of a network device, never blocking.
+ *
+ *   TAP     one frame a read or write, with the 12-byte virtio header, which
+ *           the kernel checks and fills: checksums and segments pass through
+ *   socket  qemu's stream protocol: u32 length, big endian, frame; the header
+ *           is ours alone
+ *
+ * The socket is read in large pieces. The header of a frame in the middle of
+ * such a piece is put over the bytes before it, which have been taken by then.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "net.h"
+
+#define PREFIX	     4u
+#define HEAD	     (LV_NET_HEADER - PREFIX)
+#define IN_BYTES     (HEAD + 4 * (PREFIX + LV_NET_FRAME_MAX))
+#define F_GUEST_CSUM (1ull << 1)
+#define F_GUEST_TSO4 (1ull << 7)
+#define F_GUEST_TSO6 (1ull << 8)
+
+static int open_tap(const char *name)
+{
+	struct ifreq request = {.ifr_flags =
+				    IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+	int header = LV_NET_HEADER;
+	int fd;
+
+	if (strlen(name) >= IFNAMSIZ)
+		return -ENAMETOOLONG;
+	fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	memcpy(request.ifr_name, name, strlen(name));
+	if (ioctl(fd, TUNSETIFF, &request) < 0 ||
+	    ioctl(fd, TUNSETVNETHDRSZ, &header) < 0) {
+		int error = -errno;
+
+		(void)close(fd);
+		return error;
+	}
+	return fd;
+}
+
+static int open_socket(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd;
+
+	if (strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(address.sun_path, path, strlen(path));
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) <
+	    0) {
+		int error = -errno;
+
+		(void)close(fd);
+		return error;
+	}
+	return fd;
+}
+
+int lv_net_host_open(struct lv_net_host *host,
+		     const struct lv_net_config *config)
+{
+	host->tap = (config->flags & LV_NET_TAP) != 0;
+	if (config->fd >= 0) {
+		host->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
+		if (host->fd < 0)
+			return -errno;
+	} else {
+		host->fd = host->tap ? open_tap(config->name)
+				     : open_socket(config->name);
+		if (host->fd < 0)
+			return host->fd;
+	}
+	host->open = true;
+	host->in_start = HEAD;
+	host->in_end = HEAD;
+	host->in = malloc(IN_BYTES);
+	host->out = malloc(PREFIX + LV_NET_FRAME_MAX);
+	if (host->in == NULL || host->out == NULL ||
+	    fcntl(host->fd, F_SETFL, fcntl(host->fd, F_GETFL) | O_NONBLOCK) <
+		0) {
+		lv_net_host_close(host);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void lv_net_host_close(struct lv_net_host *host)
+{
+	(void)close(host->fd);
+	free(host->in);
+	free(host->out);
+}
+
+void lv_net_host_offload(struct lv_net_host *host, uint64_t features)
+{
+	unsigned long offload = 0;
+
+	if (!host->tap || host->features == features)
+		return;
+	host->features = features;
+	if ((features & F_GUEST_CSUM) != 0)
+		offload |= TUN_F_CSUM;
+	if ((features & F_GUEST_TSO4) != 0)
+		offload |= TUN_F_TSO4;
+	if ((features & F_GUEST_TSO6) != 0)
+		offload |= TUN_F_TSO6;
+	/* What is no TAP (a test's socket) has nothing to be told. */
+	(void)ioctl(host->fd, TUNSETOFFLOAD, offload);
+}
+
+/* Reads more; bytes, 0 = none now, -errno = the other side is gone. */
+static int fill(struct lv_net_host *host)
+{
+	uint32_t left = host->in_end - host->in_start;
+	ssize_t got;
+
+	if (host->in_start > HEAD) {
+		memmove(host->in + HEAD, host->in + host->in_start, left);
+		host->in_start = HEAD;
+		host->in_end = HEAD + left;
+	}
+	do
+		got = read(host->fd, host->in + host->in_end,
+			   IN_BYTES - host->in_end);
+	while (got < 0 && errno == EINTR);
+	if (got < 0 && errno == EAGAIN)
+		return 0;
+	if (got <= 0)
+		return got < 0 ? -errno : -EPIPE;
+	host->in_end += (uint32_t)got;
+	return (int)got;
+}
+
+int lv_net_host_peek(struct lv_net_host *host, uint8_t **frame)
+{
+	*frame = host->in + host->in_start;
+	if (host->tap) {
+		uint32_t have = host->in_end - host->in_start;
+
+		return have > 0 ? (int)have : fill(host);
+	}
+	while (host->frame == 0) {
+		uint32_t have = host->in_end - host->in_start;
+		uint32_t length = 0;
+		int got;
+
+		if (have >= PREFIX) {
+			memcpy(&length, host->in + host->in_start, PREFIX);
+			length = ntohl(length);
+			if (length < LV_NET_FRAME_MIN ||
+			    length > LV_NET_FRAME_MAX)
+				return -EPROTO;
+		}
+		if (length > 0 && have - PREFIX >= length) {
+			host->frame = length + LV_NET_HEADER;
+			memset(host->in + host->in_start - HEAD, 0,
+			       LV_NET_HEADER);
+			break;
+		}
+		got = fill(host);
+		if (got <= 0)
+			return got;
+	}
+	*frame = host->in + host->in_start - HEAD;
+	return (int)host->frame;
+}
+
+void lv_net_host_take(struct lv_net_host *host)
+{
+	if (host->tap)
+		host->in_start = host->in_end = HEAD;
+	else
+		host->in_start += host->frame - HEAD;
+	host->frame = 0;
+}
+
+int lv_net_host_flush(struct lv_net_host *host)
+{
+	while (host->out_start < host->out_end) {
+		ssize_t sent =
+		    send(host->fd, host->out + host->out_start,
+			 host->out_end - host->out_start, MSG_NOSIGNAL);
+
+		if (sent < 0 && errno == EINTR)
+			continue;
+		if (sent < 0)
+			return -errno;
+		host->out_start += (uint32_t)sent;
+	}
+	return 0;
+}
+
+static int send_stream(struct lv_net_host *host, const struct lv_chain *chain)
+{
+	uint32_t bytes = (uint32_t)chain->readable_bytes - LV_NET_HEADER;
+	uint32_t prefix = htonl(bytes);
+	struct msghdr message = {.msg_iov = host->iov};
+	int error = lv_net_host_flush(host);
+	ssize_t sent;
+
+	if (error < 0)
+		return error;
+	host->iov[0] = (struct iovec){&prefix, PREFIX};
+	message.msg_iovlen =
+	    1 + lv_iov_slice(host->iov + 1, chain->iov, chain->readable,
+			     LV_NET_HEADER, bytes);
+	do
+		sent = sendmsg(host->fd, &message, MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+	if (sent < 0)
+		return -errno;
+	if ((uint32_t)sent < PREFIX + bytes) {
+		host->out_start = 0;
+		host->out_end = (uint32_t)lv_iov_read(
+		    host->iov, (uint32_t)message.msg_iovlen, (size_t)sent,
+		    host->out, PREFIX + LV_NET_FRAME_MAX);
+	}
+	return 0;
+}
+
+int lv_net_host_send(struct lv_net_host *host, const struct lv_chain *chain)
+{
+	ssize_t sent;
+
+	if (!host->tap)
+		return send_stream(host, chain);
+	do
+		sent = writev(host->fd, chain->iov, (int)chain->readable);
+	while (sent < 0 && errno == EINTR);
+	/* A full TAP loses frames, as a full wire does. */
+	return sent < 0 ? -EIO : 0;
+}

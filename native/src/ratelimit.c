@@ -1,0 +1,80 @@
+/*
+ * ratelimit.c - token buckets. An operation goes ahead when both buckets hold
+ * anything at all and may overdraw them: what it costs is often known only
+ * afterwards, and the debt delays the next one. Nothing is lost: a device
+ * leaves in the queue what has to wait, and asks to be woken.
+ */
+#include "lv.h"
+
+#define SECOND_NS 1000000000u
+
+static void bucket_init(struct lv_bucket *bucket, uint64_t rate, uint64_t burst)
+{
+	/* Beyond 2^48 a second nothing is a limit; sums cannot overflow. */
+	bucket->rate = rate >> 48 != 0 ? 0 : rate;
+	bucket->burst = burst == 0 || burst >> 48 != 0 ? rate : burst;
+	bucket->tokens = (int64_t)bucket->burst;
+	bucket->filled_ns = 0;
+}
+
+void lv_limiter_init(struct lv_limiter *limiter, const struct lv_limit *limit)
+{
+	bucket_init(&limiter->bytes, limit->bytes_rate, limit->bytes_burst);
+	bucket_init(&limiter->ops, limit->ops_rate, limit->ops_burst);
+}
+
+static uint64_t bucket_wait(struct lv_bucket *bucket, uint64_t now_ns)
+{
+	unsigned __int128 fresh;
+	uint64_t need;
+
+	if (bucket->rate == 0)
+		return 0;
+	fresh = (unsigned __int128)(now_ns - bucket->filled_ns) * bucket->rate /
+		SECOND_NS;
+	if (fresh > 0) {
+		bucket->filled_ns = now_ns;
+		if (fresh > bucket->burst)
+			fresh = bucket->burst;
+		bucket->tokens += (int64_t)fresh;
+		if (bucket->tokens > (int64_t)bucket->burst)
+			bucket->tokens = (int64_t)bucket->burst;
+	}
+	if (bucket->tokens > 0)
+		return 0;
+	need = (uint64_t)(1 - bucket->tokens);
+	return now_ns +
+	       (uint64_t)((unsigned __int128)need * SECOND_NS / bucket->rate) +
+	       1;
+}
+
+uint64_t lv_limiter_wait(struct lv_limiter *limiter, uint64_t now_ns)
+{
+	uint64_t bytes_ns = bucket_wait(&limiter->bytes, now_ns);
+	uint64_t ops_ns = bucket_wait(&limiter->ops, now_ns);
+
+	return bytes_ns > ops_ns ? bytes_ns : ops_ns;
+}
+
+void lv_limiter_spend(struct lv_limiter *limiter, uint64_t bytes)
+{
+	if (limiter->bytes.rate != 0)
+		limiter->bytes.tokens -= (int64_t)bytes;
+	if (limiter->ops.rate != 0)
+		limiter->ops.tokens--;
+}
+
+bool lv_device_throttle(struct lv_device *device, struct lv_limiter *limiter)
+{
+	uint64_t until_ns;
+
+	if ((limiter->bytes.rate | limiter->ops.rate) == 0)
+		return false;
+	until_ns = lv_limiter_wait(limiter, lv_now_ns());
+	if (until_ns == 0)
+		return false;
+	LV_COUNT(device, throttled, 1);
+	if (device->wake_ns == 0 || until_ns < device->wake_ns)
+		device->wake_ns = until_ns;
+	return true;
+}

@@ -1,0 +1,104 @@
+/** A writable disk on real Linux (see dev-kernel.test.ts): what is on it, and what it costs the host. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { VmmSpec } from "../../proto/vmm.ts";
+import {
+  makeSpec,
+  TemporaryDirectory,
+  VmmProcess,
+  writeBusyboxImage,
+  writePlainInitrd,
+} from "./kit.ts";
+
+const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
+const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs"];
+const missing =
+  kernelPath === ""
+    ? "LEVERET_DEV_KERNEL is not set"
+    : (needed.find((path) => !existsSync(path)) ?? "");
+if (missing !== "") process.stderr.write(`tests/vm/disk: skipped: ${missing}\n`);
+const guestTest = test.skipIf(missing !== "");
+
+const MIB = 2 ** 20;
+
+let temporary: TemporaryDirectory;
+let rootfs = "";
+let initrdPath = "";
+let scratch = "";
+beforeAll(() => {
+  temporary = new TemporaryDirectory();
+  if (missing !== "") return;
+  rootfs = writeBusyboxImage(temporary.path, ["sh", "dd", "md5sum", "cut", "rm", "sync", "echo"]);
+  initrdPath = writePlainInitrd(join(temporary.path, "initrd"));
+  scratch = join(temporary.path, "scratch.ext4");
+  writeFileSync(scratch, "");
+  truncateSync(scratch, 64 * MIB);
+  const { exitCode } = Bun.spawnSync(["mke2fs", "-q", "-F", "-t", "ext4", scratch]);
+  if (exitCode !== 0) throw new Error(`mke2fs ended with ${exitCode}`);
+});
+afterAll(() => temporary[Symbol.dispose]());
+
+type Limit = VmmSpec["disks"][number]["limit"];
+
+/** What the script says on standard output. */
+async function run(name: string, script: string, limit?: Limit): Promise<string> {
+  const spec = makeSpec({
+    kernelPath,
+    initrdPath,
+    disks: [
+      { path: rootfs, readOnly: true, id: "rootfs" },
+      { path: scratch, readOnly: false, id: "scratch", ...(limit === undefined ? {} : { limit }) },
+    ],
+  });
+  const argv = ["/bin/sh", "-c", script];
+  await using vmm = new VmmProcess(temporary.make(name), {
+    ...spec,
+    process: { ...spec.process, argv, env: ["PATH=/bin"] },
+  });
+  const { status } = await vmm.ended();
+  expect({ code: status.exitCode, message: status.message }).toEqual({
+    code: 0,
+    message: undefined,
+  });
+  return vmm
+    .output()
+    .filter((part) => part.startsWith("1:"))
+    .map((part) => part.slice(2))
+    .join("")
+    .trim();
+}
+
+const hostBytes = (): number => statSync(scratch).blocks * 512;
+
+guestTest(
+  "what was written is there after a remount; what was removed leaves the host's file",
+  async () => {
+    const empty = hostBytes();
+    const digest = "md5sum /blob | cut -c1-32";
+    const made = await run(
+      "make",
+      `dd if=/dev/urandom of=/blob bs=64k count=384 2>/dev/null; ${digest}`,
+    );
+    expect(made).toMatch(/^[0-9a-f]{32}$/);
+    const full = hostBytes();
+    expect(full - empty).toBeGreaterThan(23 * MIB);
+    expect(await run("check", `${digest}; rm /blob; sync`)).toBe(made);
+    expect(hostBytes() - empty).toBeLessThan(2 * MIB);
+  },
+  30_000,
+);
+
+guestTest(
+  "a limit makes a disk slower and loses nothing",
+  async () => {
+    const script =
+      "dd if=/dev/zero of=/blob bs=64k count=64 2>/dev/null; sync; md5sum /blob | cut -c1-32; rm /blob";
+    const limit = { bytesRate: 4 * MIB, bytesBurst: MIB };
+    const begun = performance.now();
+    expect(await run("limited", script, limit)).toBe("b5cfa9d6c8febd618f91ac2843d50a1c");
+    // 4 MiB, one of them at once.
+    expect(performance.now() - begun).toBeGreaterThan(700);
+  },
+  30_000,
+);

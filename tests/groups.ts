@@ -26,7 +26,7 @@ export const ALL_GROUPS: Group[] = [
   ...CHECK_GROUPS,
   bunTest("stream", ["tests/stream"], minutes(5)),
   bunTest("agent", ["tests/agent", "tests/fault"], minutes(6)),
-  bunTest("sim", ["tests/sim"], minutes(8)),
+  bunTest("sim", ["tests/sim"], minutes(12)),
   bunTest("chaos", ["tests/chaos"], minutes(8)),
   bunTest("vm", ["tests/vm"], minutes(5)),
   bunTest("images", ["tests/images"], minutes(10)),

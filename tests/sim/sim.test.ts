@@ -6,7 +6,7 @@ import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { PLANTS } from "./plants.ts";
 
-setDefaultTimeout(400_000);
+setDefaultTimeout(600_000);
 
 const MAIN = join(import.meta.dir, "main.ts");
 

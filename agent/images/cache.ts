@@ -6,7 +6,7 @@
 import { mkdir, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { TEMPORARY, temporaryName, writeDurably } from "./durable.ts";
+import { syncDirectory, TEMPORARY, temporaryName, writeDurably, writeWhole } from "./durable.ts";
 import { PLATFORM } from "./manifest.ts";
 import { WRITER_VERSION } from "./squashfs.ts";
 import type { BuiltImage, ImageConfig } from "./types.ts";
@@ -138,7 +138,9 @@ export class ImageCache {
       // Its record comes after it, in the same directory, whose sync is for both.
       await rename(temporary, squashfsPath);
       const record = { digest, platform, writer: WRITER_VERSION, sizeBytes, config };
-      await writeDurably(this.#path(digest, "json"), `${JSON.stringify(record, null, 2)}\n`);
+      // A record that a power cut spoils is no record, and the image is built again.
+      await writeWhole(this.#path(digest, "json"), `${JSON.stringify(record, null, 2)}\n`);
+      await syncDirectory(this.#dir);
       return { digest, squashfsPath, sizeBytes, config };
     } catch (error) {
       await rm(temporary, { force: true });

@@ -47,7 +47,12 @@ export async function writeDurably(path: string, bytes: Uint8Array | string): Pr
 /** `from` must be synced already. */
 async function renameDurably(from: string, to: string): Promise<void> {
   await rename(from, to);
-  const directory = await open(dirname(to), "r");
+  await syncDirectory(dirname(to));
+}
+
+/** What was renamed in it stays renamed. */
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, "r");
   try {
     await directory.sync();
   } finally {

@@ -87,7 +87,10 @@ cat >/bin/serve <<SERVE
 . /etc/boot.env
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME="\$home" TMPDIR=/run/tmp LEVERET_CACHE_DIR="\$cache"
-exec chroot /host "\$bun" "\$checkout/cli/lab/exec-server.ts" "\$ready" "\$checkout"
+# Moved over / in a mount namespace of its own, not only chrooted into: a process in a
+# chroot may make no user namespace, and passt does.
+exec unshare -m sh -c 'cd /host && mount --move /host / && exec chroot . "\$@"' serve \\
+	"\$bun" "\$checkout/cli/lab/exec-server.ts" "\$ready" "\$checkout"
 SERVE
 chmod +x /bin/serve
 exec /bin/busybox init

@@ -29,7 +29,7 @@ export const ALL_GROUPS: Group[] = [
   bunTest("sim", ["tests/sim"], minutes(12)),
   bunTest("chaos", ["tests/chaos"], minutes(8)),
   bunTest("vm", ["tests/vm"], minutes(5)),
-  bunTest("images", ["tests/images"], minutes(10)),
+  bunTest("images", ["tests/images"], minutes(15)),
   bunTest("cli", ["tests/cli"], minutes(5)),
   bunTest("lab", ["tests/lab"], minutes(20)),
 ];

@@ -60,7 +60,7 @@ export class LabFixture implements AsyncDisposable {
     // The fixture's field, because a test may have put another in its place.
     const fixture: { current: LabFixture | null } = { current: null };
     stack.defer(() => (fixture.current?.plane ?? plane)[Symbol.asyncDispose]());
-    const lab = await startLab({ ...LAB_DEFAULTS, name });
+    const lab = await startLab({ ...LAB_DEFAULTS, cpus: 1, name });
     stack.defer(async () => void (await stopLab(name)));
     const parts = { registry, lab, plane, runDir, ports, stack: new AsyncDisposableStack() };
     const made = new LabFixture(parts);

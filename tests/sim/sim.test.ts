@@ -39,9 +39,9 @@ test("a seed always takes the same steps", async () => {
 });
 
 /**
- * "epoch" is not among them: 1,000 seeds pass without that check, because operation ids,
- * generations and incarnations fence the same frames in what the simulator can do today.
- * tests/stream proves the epoch check by itself.
+ * "epoch" is not among them: it was found at seed 12 before heartbeats were written
+ * together, and is not found within 1,000 seeds since. Why is not known yet; tests/stream
+ * proves the epoch check by itself.
  */
 const FOUND = Object.keys(PLANTS).filter((plant) => plant !== "epoch");
 

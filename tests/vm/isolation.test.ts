@@ -43,6 +43,7 @@ let temporary: TemporaryDirectory;
 let machines = "";
 let squashfsPath = "";
 let initrdPath = "";
+let standInPath = "";
 let probe = "";
 beforeAll(async () => {
   temporary = new TemporaryDirectory();
@@ -50,6 +51,8 @@ beforeAll(async () => {
   machines = temporary.make("machines");
   squashfsPath = writeBusyboxImage(temporary.path, ["sh", "sleep"]);
   initrdPath = writePlainInitrd(join(temporary.path, "initrd"));
+  // Where nothing boots, the jail still binds a kernel: a file of its own.
+  standInPath = writePlainInitrd(join(temporary.path, "kernel"));
   const entrypoints = [join(import.meta.dir, "jail-probe.ts")];
   await Bun.build({ entrypoints, outdir: temporary.path, target: "bun" });
   probe = join(temporary.path, "jail-probe.js");
@@ -62,7 +65,7 @@ const request = (machineId: string): RunRequest => ({
   cpus: 1,
   memoryMib: 128,
   diskMib: 16,
-  kernelPath: kernelPath === "" ? initrdPath : kernelPath,
+  kernelPath: kernelPath === "" ? standInPath : kernelPath,
   initrdPath,
   kernelArgs: DEV_KERNEL_ARGS,
   squashfsPath,

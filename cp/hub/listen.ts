@@ -52,7 +52,8 @@ export async function listenHub(
     const strangerMs = options.strangerMs ?? LIMITS.strangerMs;
     const limit =
       options.tls !== null && !isAuthorized(session)
-        ? setTimeout(() => session.destroy(), strangerMs)
+        ? // Asked again: over a slow link the session is there before the certificate.
+          setTimeout(() => isAuthorized(session) || session.destroy(), strangerMs)
         : undefined;
     session.on("close", () => {
       stop();

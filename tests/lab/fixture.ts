@@ -121,7 +121,11 @@ export class LabFixture implements AsyncDisposable {
     const began = performance.now();
     const child = Bun.spawn([join(CHECKOUT, "lev"), ...argv], {
       cwd: tmpdir(),
-      env: { ...process.env, LEVERET_URL: this.#plane.url },
+      env: {
+        ...process.env,
+        LEVERET_URL: this.#plane.url,
+        LEVERET_TOKEN: this.#plane.token,
+      },
       stdin: "ignore",
       stdout: "pipe",
       stderr: "pipe",

@@ -5,6 +5,7 @@
 import { z } from "zod";
 import { LIMITS } from "../lib/limits.ts";
 import { HOST_STATES, MACHINE_STATES } from "./states.ts";
+import { CPU_TEMPLATES } from "./vmm.ts";
 
 const name = z
   .string()
@@ -54,6 +55,13 @@ export const MachineConfig = z
           .max(LIMITS.diskMaxMib)
           .default(1024)
           .meta({ description: "MiB of writable disk under the root file system" }),
+        cpu_template: z.enum(CPU_TEMPLATES).optional().meta({
+          description:
+            "host (default): all that the host's processor has; baseline: x86-64-v3, the same on every host",
+        }),
+        hugepages: z.boolean().optional().meta({
+          description: "Memory in pages of 2 MiB, which the host must have set aside",
+        }),
         kernel: z.string().max(1024).optional().meta({
           description:
             "Kernel file on the host (ELF vmlinux or bzImage) in a directory the agent allows",

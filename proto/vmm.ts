@@ -24,7 +24,11 @@ export type VmmSpec = {
   machineId: string;
   incarnation: number;
   cpus: number;
+  /** Absent = "host". */
+  cpuTemplate?: CpuTemplate;
   memoryMib: number;
+  /** Of 2 MiB; absent = false. Refused when the host has not enough of them. */
+  hugepages?: boolean;
   kernelPath: string;
   /** null = no initrd */
   initrdPath: string | null;
@@ -42,6 +46,10 @@ export type VmmSpec = {
   /** From the start of the VMM process to the first frame of init. */
   initTimeoutMs: number;
 };
+
+/** host: all that KVM offers. baseline: what every host of a fleet has (agent/vmm/cpu-baseline.ts). */
+export const CPU_TEMPLATES = ["host", "baseline"] as const;
+export type CpuTemplate = (typeof CPU_TEMPLATES)[number];
 
 export type VmmNetwork = {
   /** tap: an interface of the host, by name. passt: a user-mode stack, by its socket's path. */
@@ -67,7 +75,10 @@ export type VmmLimit = {
 };
 
 /** pool.json: the machine that a process started ahead is to be ready for. */
-export type VmmExpected = Pick<VmmSpec, "cpus" | "memoryMib" | "kernelPath" | "initrdPath">;
+export type VmmExpected = Pick<
+  VmmSpec,
+  "cpus" | "memoryMib" | "hugepages" | "kernelPath" | "initrdPath"
+>;
 
 export type GuestProcess = {
   argv: string[];

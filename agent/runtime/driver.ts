@@ -3,13 +3,17 @@
  * there is decided by runtime/machine.ts. kvm-driver and fake-driver pass the same
  * suite (tests/agent/driver-suite.ts).
  */
-import type { GuestProcess, VmmStatus } from "../../proto/vmm.ts";
+import type { CpuTemplate, GuestProcess, VmmStatus } from "../../proto/vmm.ts";
 
 export type RunRequest = {
   machineId: string;
   incarnation: number;
   cpus: number;
+  /** Absent = "host". */
+  cpuTemplate?: CpuTemplate;
   memoryMib: number;
+  /** Absent = false. */
+  hugepages?: boolean;
   /** Size of the scratch disk when it is made; an existing one is kept as it is. */
   diskMib: number;
   kernelPath: string;

@@ -1,8 +1,14 @@
 /**
- * CPUID as the guest sees it: what KVM supports, then the rules below, in order.
+ * CPUID as the guest sees it: what KVM supports, cut down by the machine's template
+ * (cpu-baseline.ts; "host" leaves it whole), then the rules below, in order.
  * A guest sees one socket with one thread per core; a wrong topology costs hundreds
  * of milliseconds of boot. Sources: Intel SDM 2A CPUID, AMD APM 3 appendix E.
  */
+import type { CpuTemplate } from "../../proto/vmm.ts";
+import { VMM_EXIT } from "../../proto/vmm.ts";
+import { baselineOf, missingForBaseline } from "./cpu-baseline.ts";
+import { VmmError } from "./errors.ts";
+
 const ENTRY_BYTES = 40;
 const SIGNIFICANT_INDEX = 1;
 
@@ -170,6 +176,7 @@ const RULES: readonly Rule[] = [
       entry.ecx = 0;
     },
   },
+  { leaf: 0x80000026, why: "no second topology leaf of the host's", apply: nothing },
 ];
 
 function vendorOf(entries: readonly CpuidEntry[]): Vendor {
@@ -189,14 +196,25 @@ function withTopologyLeaves(entries: readonly CpuidEntry[]): CpuidEntry[] {
   return kept;
 }
 
-/** The entries of vCPU `vcpu` (= its APIC id) of `cpus`. */
-export function cpuidFor(
+/** Throws CONFIG_INVALID when this host has not all that the template promises. */
+export function applyTemplate(
   supported: readonly CpuidEntry[],
-  vcpu: number,
-  cpus: number,
-): CpuidEntry[] {
-  const context: Context = { vcpu, cpus, vendor: vendorOf(supported) };
-  const entries = withTopologyLeaves(supported).map((entry) => ({ ...entry }));
+  template: CpuTemplate,
+): readonly CpuidEntry[] {
+  if (template === "host") return supported;
+  const missing = missingForBaseline(supported);
+  if (missing.length === 0) return baselineOf(supported);
+  throw new VmmError(
+    "CONFIG_INVALID",
+    VMM_EXIT.specInvalid,
+    `This host's CPU cannot run a machine of the CPU template "${template}": it lacks ${missing.join(", ")}`,
+  );
+}
+
+/** The entries of vCPU `vcpu` (= its APIC id) of `cpus`. */
+export function cpuidFor(offered: readonly CpuidEntry[], vcpu: number, cpus: number): CpuidEntry[] {
+  const context: Context = { vcpu, cpus, vendor: vendorOf(offered) };
+  const entries = withTopologyLeaves(offered).map((entry) => ({ ...entry }));
   for (const rule of RULES)
     for (const entry of entries)
       if (

@@ -17,7 +17,7 @@ import {
   writeAcpi,
 } from "./acpi.ts";
 import { commandLine, placeInitrd, writeBootParameters } from "./boot.ts";
-import { cpuidFor, decodeCpuid, encodeCpuid } from "./cpuid.ts";
+import { applyTemplate, cpuidFor, decodeCpuid, encodeCpuid } from "./cpuid.ts";
 import { type Device, GUEST_CID, layoutDevices } from "./devices.ts";
 import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
@@ -121,7 +121,7 @@ function assemble(options: MachineOptions, open: Open): Machine {
     writeGeneration(memory);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
     addDevices(vm, spec.cpus, devices, disks, consoleFd, vsockPath);
-    setVcpus(vm, spec.cpus, plan.entry);
+    setVcpus(vm, spec, plan.entry);
     return { vm, vcpus: spec.cpus, devices, commandLine: line };
   } catch (error) {
     vm.destroy();
@@ -245,10 +245,10 @@ function addNet(vm: Vm, config: NetConfig, tries = NET_TRIES): void {
 }
 
 /** In the order Linux ≥ 6.13 wants: MSRs that depend on CPUID read as zero before it is set. */
-function setVcpus(vm: Vm, cpus: number, entry: number): void {
-  const supported = decodeCpuid(vm.supportedCpuid());
+function setVcpus(vm: Vm, { cpus, cpuTemplate = "host" }: VmmSpec, entry: number): void {
+  const offered = applyTemplate(decodeCpuid(vm.supportedCpuid()), cpuTemplate);
   for (let vcpu = 0; vcpu < cpus; vcpu += 1) {
-    vm.setCpuid(vcpu, encodeCpuid(cpuidFor(supported, vcpu, cpus)));
+    vm.setCpuid(vcpu, encodeCpuid(cpuidFor(offered, vcpu, cpus)));
     vm.setMsrs(vcpu, bootMsrs());
     vm.setState(vcpu, "regs", bootRegs(entry));
     vm.setState(vcpu, "fpu", bootFpu());

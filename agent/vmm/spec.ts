@@ -4,7 +4,7 @@
  * files; each error names the field and what was found.
  */
 import type { GuestProcess, VmmLimit, VmmNetwork, VmmSpec } from "../../proto/vmm.ts";
-import { VMM_EXIT } from "../../proto/vmm.ts";
+import { CPU_TEMPLATES, type CpuTemplate, VMM_EXIT } from "../../proto/vmm.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { VmmError } from "./errors.ts";
 
@@ -129,6 +129,12 @@ function network(value: unknown, field: string): VmmNetwork {
   };
 }
 
+function template(value: unknown): CpuTemplate {
+  const found = CPU_TEMPLATES.find((name) => name === (value ?? "host"));
+  if (found === undefined) throw invalid("cpuTemplate", CPU_TEMPLATES.join(" or "), value);
+  return found;
+}
+
 /** Throws VmmError CONFIG_INVALID. Fields it does not know are ignored. */
 export function parseSpec(json: string): VmmSpec {
   let parsed: unknown;
@@ -152,7 +158,9 @@ export function parseSpec(json: string): VmmSpec {
     machineId: text(from["machineId"], "machineId", 64),
     incarnation: integer(from["incarnation"], "incarnation", 0, Number.MAX_SAFE_INTEGER),
     cpus: integer(from["cpus"], "cpus", 1, LIMITS.cpusMax),
+    cpuTemplate: template(from["cpuTemplate"]),
     memoryMib: integer(from["memoryMib"], "memoryMib", 1, LIMITS.memoryMaxMib),
+    hugepages: flag(from["hugepages"] ?? false, "hugepages"),
     kernelPath: path(from["kernelPath"], "kernelPath"),
     initrdPath: initrd === null ? null : path(initrd, "initrdPath"),
     kernelArgs,

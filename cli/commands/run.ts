@@ -7,6 +7,7 @@
  */
 import { REASONS, LvError } from "../../proto/errors.ts";
 import { RESTART_POLICIES, type CreateMachineRequest, type Machine } from "../../proto/rest.ts";
+import { CPU_TEMPLATES } from "../../proto/vmm.ts";
 import { Client } from "../client.ts";
 import { environment, integer, parseBefore, UsageError, type Command } from "../command.ts";
 import { LIMITS } from "../../lib/limits.ts";
@@ -27,6 +28,8 @@ const OPTIONS = {
   memory: { type: "string", short: "m" },
   disk: { type: "string" },
   name: { type: "string" },
+  "cpu-template": { type: "string" },
+  hugepages: { type: "boolean" },
   kernel: { type: "string" },
   initrd: { type: "string" },
   "kernel-args": { type: "string" },
@@ -53,6 +56,8 @@ export const command: Command = {
   --entrypoint PROG   replaces the image's ENTRYPOINT and drops its CMD
   -u, --user USER     user[:group] or uid[:gid] inside the image
   -w, --workdir DIR   working directory inside the image
+  --cpu-template T    host or baseline: the same CPU on every host (default host)
+  --hugepages         memory in pages of 2 MiB, which the host must have set aside
   --kernel FILE       guest kernel, a file on the host
   --initrd FILE       initramfs to go with it
   --kernel-args ARGS  appended to the kernel's command line
@@ -84,6 +89,8 @@ export function parseRun(argv: string[], env: NodeJS.ProcessEnv = process.env) {
     ...number("cpus", values.cpus, 1, LIMITS.cpusMax),
     ...number("memory_mb", values.memory, LIMITS.memoryMinMib, LIMITS.memoryMaxMib, "--memory"),
     ...number("disk_mb", values.disk, LIMITS.diskMinMib, LIMITS.diskMaxMib, "--disk"),
+    ...cpuTemplate(values["cpu-template"]),
+    ...(values.hugepages === true ? { hugepages: true } : {}),
     ...text("kernel", values.kernel),
     ...text("initrd", values.initrd),
     ...text("kernel_args", values["kernel-args"]),
@@ -115,6 +122,13 @@ export function parseRun(argv: string[], env: NodeJS.ProcessEnv = process.env) {
     on_no_capacity: values["wait-capacity"] === true ? "pending" : "fail",
   };
   return { request, rm: values.rm === true, detach: values.detach === true };
+}
+
+function cpuTemplate(name: string | undefined) {
+  if (name === undefined) return {};
+  const cpu_template = CPU_TEMPLATES.find((known) => known === name);
+  if (cpu_template !== undefined) return { cpu_template };
+  throw new UsageError(`--cpu-template "${name}" is none of ${CPU_TEMPLATES.join(", ")}`);
 }
 
 function restartPolicy(text: string) {

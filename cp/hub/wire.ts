@@ -115,6 +115,8 @@ function specOf(name: string, config: MachineConfig) {
     kernelPath: guest.kernel ?? "",
     initrdPath: guest.initrd ?? "",
     kernelArgs: guest.kernel_args ?? "",
+    cpuTemplate: guest.cpu_template ?? "",
+    hugepages: guest.hugepages ?? false,
   };
 }
 

@@ -5,6 +5,10 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { missingForBaseline } from "../../agent/vmm/cpu-baseline.ts";
+import { type CpuidEntry, decodeCpuid } from "../../agent/vmm/cpuid.ts";
+import { LAYOUT } from "../../agent/vmm/memory-map.ts";
+import { Vm } from "../../native/ffi.ts";
 import {
   VMM_EXIT,
   VMM_FILES,
@@ -285,6 +289,29 @@ guestTest("an image that is none is the guest's fault, in its init's words", asy
   expect(status).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
   expect(lastError).toEqual({ reason: "GUEST_FAULT", message: status.message ?? "" });
 });
+
+guestTest("a CPU that lacks what its template promises is refused, or boots with it", async () => {
+  const missing = missingForBaseline(hostCpuid());
+  await using vmm = start("true", {}, { cpuTemplate: "baseline" });
+  const { code, status } = await vmm.ended();
+  if (missing.length === 0) return expect(status).toMatchObject({ exitCode: 0 });
+  expect({ code, reason: status.reason }).toEqual({
+    code: VMM_EXIT.specInvalid,
+    reason: "CONFIG_INVALID",
+  });
+  expect(status.message).toEndWith(`it lacks ${missing.join(", ")}`);
+});
+
+function hostCpuid(): CpuidEntry[] {
+  const memoryBytes = 16 << 20;
+  const { lowLimit, highBase } = LAYOUT;
+  const vm = Vm.create({ vcpus: 1, memoryBytes, lowLimit, highBase, pit: false });
+  try {
+    return decodeCpuid(vm.supportedCpuid());
+  } finally {
+    vm.destroy();
+  }
+}
 
 guestTest("a kernel that panics is quoted", async () => {
   const kernelArgs = `${DEV_KERNEL_ARGS} rdinit=/no/such/init`;

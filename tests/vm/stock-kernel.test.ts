@@ -73,6 +73,19 @@ for (const cpus of [1, 2, 8])
     expect(lines.at(-1)).toBe(cpus === 1 ? "0" : `0-${cpus - 1}`);
   });
 
+guestTest("the baseline template shows what every host has, and nothing else", async () => {
+  const said = await guestSays("baseline", "grep -m1 ^flags /proc/cpuinfo; nproc", {
+    cpus: 2,
+    cpuTemplate: "baseline",
+    memoryMib: 256,
+  });
+  const flags = new Set(said.split("\n")[0]?.split(" "));
+  for (const name of ["avx2", "bmi2", "fma", "popcnt", "xsaveopt"]) expect(flags).toContain(name);
+  for (const name of ["svm", "vaes", "pku", "sha_ni", "constant_tsc", "xsavec", "clwb"])
+    expect(flags).not.toContain(name);
+  expect(said).toContain("\n2\n");
+});
+
 guestTest("memory goes on beyond the 3 GiB hole", async () => {
   const said = await guestSays("memory", "grep -E 'MemTotal' /proc/meminfo; cat /proc/iomem", {
     memoryMib: 5 * 1024,

@@ -17,6 +17,7 @@ import {
   type StartMachine,
 } from "../../../proto/gen/leveret/v1/agent_pb.js";
 import { create } from "@bufbuild/protobuf";
+import { CPU_TEMPLATES, type CpuTemplate } from "../../../proto/vmm.ts";
 import type { BuiltImage, ImagePhase, ImageProgress } from "../../images/types.ts";
 import type { MachineRun, RunRequest } from "../driver.ts";
 import { buildProcess } from "../process-spec.ts";
@@ -102,6 +103,8 @@ async function beginRun(
       machineId: machine.id,
       incarnation: Number(incarnation),
       ...need,
+      cpuTemplate: cpuTemplateOf(spec.cpuTemplate),
+      hugepages: spec.hugepages,
       ...kernel,
       squashfsPath: image.squashfsPath,
       process: buildProcess(spec, image.config),
@@ -120,6 +123,14 @@ async function beginRun(
     });
     throw error;
   }
+}
+
+/** Throws CONFIG_INVALID for one that only a newer agent knows. */
+function cpuTemplateOf(name: string): CpuTemplate {
+  const found = CPU_TEMPLATES.find((template) => template === (name || "host"));
+  if (found === undefined)
+    throw new LvError("CONFIG_INVALID", `This host knows no CPU template "${name}"`);
+  return found;
 }
 
 async function ensureImage(

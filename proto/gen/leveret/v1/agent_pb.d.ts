@@ -868,6 +868,20 @@ export declare type MachineSpec = Message<"leveret.v1.MachineSpec"> & {
    * @generated from field: string kernel_args = 15;
    */
   kernelArgs: string;
+
+  /**
+   * "host" or "baseline"; empty = host
+   *
+   * @generated from field: string cpu_template = 20;
+   */
+  cpuTemplate: string;
+
+  /**
+   * memory in pages of 2 MiB
+   *
+   * @generated from field: bool hugepages = 21;
+   */
+  hugepages: boolean;
 };
 
 /**

@@ -6,7 +6,14 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include <linux/audit.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 
 #include "leveret.h"
 
@@ -36,6 +43,10 @@ static void print_field(const char *name, size_t offset)
 #define NUMBER(name, value)                                                    \
 	(void)printf("export const %s = %llu;\n", name,                        \
 		     (unsigned long long)(value))
+
+#define STATE(name, call, type)                                                \
+	(void)printf("  %s: { get: %d, set: %d, bytes: %zu },\n", name,        \
+		     LV_GET_##call, LV_SET_##call, sizeof(struct type))
 
 static void print_configs(void)
 {
@@ -169,22 +180,84 @@ static void print_numbers(void)
 	NUMBER("BLK_READ_ONLY", LV_BLK_READ_ONLY);
 	NUMBER("NET_TAP", LV_NET_TAP);
 	(void)printf("export const VCPU_STATE = {\n");
-	(void)printf("  regs: { what: %d, bytes: %zu },\n", LV_STATE_REGS,
-		     sizeof(struct kvm_regs));
-	(void)printf("  sregs: { what: %d, bytes: %zu },\n", LV_STATE_SREGS,
-		     sizeof(struct kvm_sregs));
-	(void)printf("  fpu: { what: %d, bytes: %zu },\n", LV_STATE_FPU,
-		     sizeof(struct kvm_fpu));
-	(void)printf("  lapic: { what: %d, bytes: %zu },\n} as const;\n",
-		     LV_STATE_LAPIC, sizeof(struct kvm_lapic_state));
+	STATE("regs", REGS, kvm_regs);
+	STATE("sregs", SREGS, kvm_sregs);
+	STATE("fpu", FPU, kvm_fpu);
+	STATE("lapic", LAPIC, kvm_lapic_state);
+	CLOSE();
+	NUMBER("GET_SUPPORTED_CPUID", LV_GET_SUPPORTED_CPUID);
+	NUMBER("SET_CPUID", LV_SET_CPUID);
+	NUMBER("SET_MSRS", LV_SET_MSRS);
 	NUMBER("CPUID_ENTRY_BYTES", sizeof(struct kvm_cpuid_entry2));
 	NUMBER("MSR_ENTRY_BYTES", sizeof(struct kvm_msr_entry));
+	(void)printf("export const CONFINE = {\n  process: %d,\n  vcpu: %d,\n"
+		     "  io: %d,\n} as const;\n",
+		     LV_CONFINE_PROCESS, LV_CONFINE_VCPU, LV_CONFINE_IO);
 	(void)printf("export const EVENT_KIND = {\n  powerOff: %d,\n"
 		     "  reset: %d,\n  debug: %d,\n  vcpuFailed: %d,\n"
 		     "  deviceFailed: %d,\n  hostFailed: %d,\n} as const;\n",
 		     LV_EVENT_POWER_OFF, LV_EVENT_RESET, LV_EVENT_DEBUG,
 		     LV_EVENT_VCPU_FAILED, LV_EVENT_DEVICE_FAILED,
 		     LV_EVENT_HOST_FAILED);
+}
+
+/* What agent/vmm/seccomp.ts speaks of. */
+/* clang-format off */
+#define CALLS(C) \
+	C(accept4) C(acct) C(add_key) C(adjtimex) C(bpf) C(brk) C(chroot) \
+	C(clock_adjtime) C(clock_gettime) C(clock_settime) C(clone) \
+	C(clone3) C(close) C(connect) C(delete_module) C(epoll_ctl) \
+	C(epoll_pwait) C(epoll_wait) C(execve) C(execveat) C(exit) \
+	C(exit_group) C(fallocate) C(fanotify_init) C(fcntl) C(fdatasync) \
+	C(finit_module) C(fork) C(fsconfig) C(fsmount) C(fsopen) C(fspick) \
+	C(futex) C(getpid) C(getrandom) C(getsockopt) C(gettid) \
+	C(init_module) C(io_uring_enter) C(io_uring_setup) C(ioctl) \
+	C(ioperm) C(iopl) C(kcmp) C(kexec_file_load) C(kexec_load) \
+	C(keyctl) C(madvise) C(mknod) C(mknodat) C(mmap) C(modify_ldt) \
+	C(mount) C(mount_setattr) C(move_mount) C(mprotect) C(munmap) \
+	C(name_to_handle_at) C(open_by_handle_at) C(open_tree) \
+	C(perf_event_open) C(personality) C(pidfd_getfd) C(pivot_root) \
+	C(poll) C(ppoll) C(pread64) C(preadv) C(preadv2) \
+	C(process_vm_readv) C(process_vm_writev) C(ptrace) C(pwrite64) \
+	C(pwritev) C(pwritev2) C(quotactl) C(read) C(readv) C(reboot) \
+	C(recvfrom) C(recvmsg) C(request_key) C(restart_syscall) \
+	C(rt_sigprocmask) C(rt_sigreturn) C(sched_yield) C(sendmsg) \
+	C(sendto) C(setdomainname) C(sethostname) C(setns) C(settimeofday) \
+	C(shutdown) C(socket) C(socketpair) C(swapoff) C(swapon) C(syslog) \
+	C(tgkill) C(timerfd_settime) C(umount2) C(unlink) C(unshare) \
+	C(userfaultfd) C(vfork) C(write) C(writev)
+/* clang-format on */
+
+static void print_seccomp(void)
+{
+#define CALL(name) print_field(#name, SYS_##name);
+#define KERNEL(name)                                                           \
+	(void)printf("  %s: %llu,\n", #name, (unsigned long long)(name))
+	(void)printf("export const SYSCALL = {\n");
+	CALLS(CALL)
+	CLOSE();
+	(void)printf("export const KERNEL = {\n");
+	KERNEL(AF_UNIX);
+	KERNEL(AUDIT_ARCH_X86_64);
+	KERNEL(CLONE_NEWCGROUP);
+	KERNEL(CLONE_NEWIPC);
+	KERNEL(CLONE_NEWNET);
+	KERNEL(CLONE_NEWNS);
+	KERNEL(CLONE_NEWPID);
+	KERNEL(CLONE_NEWUSER);
+	KERNEL(CLONE_NEWUTS);
+	KERNEL(CLONE_THREAD);
+	KERNEL(KVM_GET_REGS);
+	KERNEL(KVM_GET_SREGS);
+	KERNEL(KVM_RUN);
+	KERNEL(KVM_TRANSLATE);
+	KERNEL(PROT_EXEC);
+	KERNEL(SECCOMP_RET_ALLOW);
+	KERNEL(SECCOMP_RET_ERRNO);
+	KERNEL(SECCOMP_RET_KILL_PROCESS);
+	KERNEL(SECCOMP_RET_TRAP);
+	KERNEL(TUNSETOFFLOAD);
+	CLOSE();
 }
 
 int main(void)
@@ -196,5 +269,6 @@ int main(void)
 	print_configs();
 	print_devices();
 	print_results();
+	print_seccomp();
 	return fflush(stdout) == 0 ? 0 : 1;
 }

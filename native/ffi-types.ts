@@ -100,3 +100,6 @@ export type DeviceStats = {
   /** Times that a rate limit made it wait. */
   throttled: number;
 };
+
+/** Seccomp programs, struct sock_filter[n]: of the whole process, and of threads beside it. */
+export type Filters = { process: Uint8Array; vcpu: Uint8Array; io: Uint8Array };

@@ -31,6 +31,7 @@ import type {
   VmEvent,
   VcpuStats,
   DeviceStats,
+  Filters,
 } from "./ffi-types.ts";
 
 export type * from "./ffi-types.ts";
@@ -38,6 +39,10 @@ export type * from "./ffi-types.ts";
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
 const CPUID_MAX_ENTRIES = 256;
+/** The head of kvm_cpuid2 and kvm_msrs: u32 count, u32 padding. */
+const LIST_BYTES = 8;
+/** struct sock_filter */
+const FILTER_STEP_BYTES = 8;
 const PAGE_BYTES = 4_096;
 /** Tags of virtio 1.2, 5.5.6.3. */
 const STAT_FREE = 4;
@@ -50,11 +55,7 @@ const SYMBOLS = {
   lv_vm_destroy: { args: ["ptr"], returns: "void" },
   lv_vm_region: { args: ["ptr", "u32", "ptr"], returns: "i32" },
   lv_vm_map_file: { args: ["ptr", "u64", "u64", "i32", "u64"], returns: "i32" },
-  lv_vcpu_get: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
-  lv_vcpu_set: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
-  lv_cpuid_supported: { args: ["ptr", "ptr", "u32"], returns: "i32" },
-  lv_vcpu_set_cpuid: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
-  lv_vcpu_set_msrs: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
+  lv_vcpu_call: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
   lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_power_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_debug_add: { args: ["ptr", "u16"], returns: "i32" },
@@ -65,7 +66,7 @@ const SYMBOLS = {
   lv_net_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_vm_confine: { args: ["ptr"], returns: "i32" },
+  lv_vm_confine: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
   lv_vm_pulse: { args: ["ptr", "u32"], returns: "i32" },
   lv_vm_start: { args: ["ptr"], returns: "i32" },
   lv_vm_pause: { args: ["ptr"], returns: "i32" },
@@ -138,6 +139,17 @@ const EVENT_KINDS: ReadonlyMap<number, VmEventKind> = new Map<number, VmEventKin
 function struct(bytes: number): DataView<ArrayBuffer> {
   const view = new DataView(new ArrayBuffer(bytes));
   view.setUint32(0, bytes, true);
+  return view;
+}
+
+/** The same of a virtio device. */
+function deviceStruct(
+  at: { bytes: number; gsi: number; base: number },
+  config: { gsi: number; base: number },
+): DataView<ArrayBuffer> {
+  const view = struct(at.bytes);
+  view.setUint32(at.gsi, config.gsi, true);
+  setU64(view, at.base, config.base);
   return view;
 }
 
@@ -252,44 +264,47 @@ export class Vm {
     check("lv_vm_map_file", this.#shim.lv_vm_map_file(this.#vm, gpa, len, fd, offset));
   }
 
+  #vcpuCall(vcpu: number, call: number, bytes: Uint8Array): number {
+    return check(
+      "lv_vcpu_call",
+      this.#shim.lv_vcpu_call(this.#vm, vcpu, call, bytes, bytes.byteLength),
+    );
+  }
+
   /** kvm_cpuid_entry2[n], 40 bytes each. */
   supportedCpuid(): Uint8Array<ArrayBuffer> {
-    const entries = new Uint8Array(CPUID_MAX_ENTRIES * abi.CPUID_ENTRY_BYTES);
-    const count = check(
-      "lv_cpuid_supported",
-      this.#shim.lv_cpuid_supported(this.#vm, entries, CPUID_MAX_ENTRIES),
+    const list = entryList(
+      new Uint8Array(CPUID_MAX_ENTRIES * abi.CPUID_ENTRY_BYTES),
+      CPUID_MAX_ENTRIES,
     );
-    return entries.slice(0, count * abi.CPUID_ENTRY_BYTES);
+    this.#vcpuCall(0, abi.GET_SUPPORTED_CPUID, list);
+    const count = new DataView(list.buffer).getUint32(0, true);
+    return list.slice(LIST_BYTES, LIST_BYTES + count * abi.CPUID_ENTRY_BYTES);
   }
 
   setCpuid(vcpu: number, entries: Uint8Array): void {
     const count = entryCount(entries, abi.CPUID_ENTRY_BYTES);
-    check("lv_vcpu_set_cpuid", this.#shim.lv_vcpu_set_cpuid(this.#vm, vcpu, entries, count));
+    this.#vcpuCall(vcpu, abi.SET_CPUID, entryList(entries, count));
   }
 
   /** kvm_msr_entry[n], 16 bytes each; all are written or it throws EIO. */
   setMsrs(vcpu: number, entries: Uint8Array): void {
     const count = entryCount(entries, abi.MSR_ENTRY_BYTES);
-    check("lv_vcpu_set_msrs", this.#shim.lv_vcpu_set_msrs(this.#vm, vcpu, entries, count));
+    // KVM stops at the first it refuses and returns how many it took.
+    if (this.#vcpuCall(vcpu, abi.SET_MSRS, entryList(entries, count)) !== count)
+      throw new ShimError("lv_vcpu_call", constants.errno.EIO, "an MSR was refused");
   }
 
   /** The kernel's own struct: kvm_regs, kvm_sregs, kvm_fpu or kvm_lapic_state. */
   getState(vcpu: number, what: VcpuState): Uint8Array<ArrayBuffer> {
     const state = abi.VCPU_STATE[what];
     const bytes = new Uint8Array(state.bytes);
-    check(
-      "lv_vcpu_get",
-      this.#shim.lv_vcpu_get(this.#vm, vcpu, state.what, bytes, bytes.byteLength),
-    );
+    this.#vcpuCall(vcpu, state.get, bytes);
     return bytes;
   }
 
   setState(vcpu: number, what: VcpuState, bytes: Uint8Array): void {
-    const state = abi.VCPU_STATE[what];
-    check(
-      "lv_vcpu_set",
-      this.#shim.lv_vcpu_set(this.#vm, vcpu, state.what, bytes, bytes.byteLength),
-    );
+    this.#vcpuCall(vcpu, abi.VCPU_STATE[what].set, bytes);
   }
 
   addSerial(config: SerialConfig): void {
@@ -318,9 +333,7 @@ export class Vm {
   /** Returns the device's index, as in events and `deviceStats`; so do addRng and addVsock. */
   addBlk(config: BlkConfig): number {
     const at = abi.BLK_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint32(at.gsi, config.gsi, true);
-    setU64(view, at.base, config.base);
+    const view = deviceStruct(at, config);
     view.setInt32(at.fd, config.fd, true);
     view.setUint32(at.flags, config.readOnly ? abi.BLK_READ_ONLY : 0, true);
     setU64(view, at.capacity, config.bytes);
@@ -332,9 +345,7 @@ export class Vm {
 
   addNet(config: NetConfig): number {
     const at = abi.NET_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint32(at.gsi, config.gsi, true);
-    setU64(view, at.base, config.base);
+    const view = deviceStruct(at, config);
     view.setInt32(at.fd, -1, true);
     view.setUint32(at.flags, config.kind === "tap" ? abi.NET_TAP : 0, true);
     setLimit(view, at.rx, config.rx);
@@ -346,10 +357,7 @@ export class Vm {
   }
 
   addBalloon(config: BalloonConfig): number {
-    const at = abi.BALLOON_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint32(at.gsi, config.gsi, true);
-    setU64(view, at.base, config.base);
+    const view = deviceStruct(abi.BALLOON_CONFIG, config);
     return check("lv_balloon_add", this.#shim.lv_balloon_add(this.#vm, asBytes(view)));
   }
 
@@ -373,29 +381,25 @@ export class Vm {
   }
 
   addRng(config: RngConfig): number {
-    const at = abi.RNG_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint32(at.gsi, config.gsi, true);
-    setU64(view, at.base, config.base);
+    const view = deviceStruct(abi.RNG_CONFIG, config);
     return check("lv_rng_add", this.#shim.lv_rng_add(this.#vm, asBytes(view)));
   }
 
   addVsock(config: VsockConfig): number {
     const at = abi.VSOCK_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint32(at.gsi, config.gsi, true);
-    setU64(view, at.base, config.base);
+    const view = deviceStruct(at, config);
     setU64(view, at.guestCid, config.guestCid);
     setText(view, at.path, abi.VSOCK_PATH_BYTES, 1, config.path);
     return check("lv_vsock_add", this.#shim.lv_vsock_add(this.#vm, asBytes(view)));
   }
 
-  /**
-   * For good and for the whole process: no new programs, mounts, sockets but unix ones;
-   * the VM's own threads keep next to nothing. Before `start`.
-   */
-  confine(): void {
-    check("lv_vm_confine", this.#shim.lv_vm_confine(this.#vm));
+  /** Puts the process under its filter for good, the VM's own threads under theirs. Before `start`. */
+  confine(filters: Filters): void {
+    for (const who of ["vcpu", "io", "process"] as const) {
+      const code = filters[who];
+      const count = entryCount(code, FILTER_STEP_BYTES);
+      check("lv_vm_confine", this.#shim.lv_vm_confine(this.#vm, abi.CONFINE[who], code, count));
+    }
   }
 
   /** One edge on an interrupt line. */
@@ -447,29 +451,14 @@ export class Vm {
     const at = abi.VCPU_STATS;
     const view = new DataView(new ArrayBuffer(at.bytes));
     check("lv_vcpu_stats", this.#shim.lv_vcpu_stats(this.#vm, vcpu, asBytes(view)));
-    return {
-      exitsPio: getU64(view, at.exitsPio),
-      exitsMmio: getU64(view, at.exitsMmio),
-      exitsIntr: getU64(view, at.exitsIntr),
-      exitsOther: getU64(view, at.exitsOther),
-    };
+    return counters(view, at);
   }
 
   deviceStats(device: number): DeviceStats {
     const at = abi.DEVICE_STATS;
     const view = new DataView(new ArrayBuffer(at.bytes));
     check("lv_device_stats", this.#shim.lv_device_stats(this.#vm, device, asBytes(view)));
-    return {
-      notifies: getU64(view, at.notifies),
-      interrupts: getU64(view, at.interrupts),
-      requests: getU64(view, at.requests),
-      bytesIn: getU64(view, at.bytesIn),
-      bytesOut: getU64(view, at.bytesOut),
-      malformed: getU64(view, at.malformed),
-      dropped: getU64(view, at.dropped),
-      errors: getU64(view, at.errors),
-      throttled: getU64(view, at.throttled),
-    };
+    return counters(view, at);
   }
 
   /** Stops, closes and frees everything; no view of `regions` may be touched afterwards. */
@@ -480,9 +469,29 @@ export class Vm {
   }
 }
 
+/** A struct of nothing but u64s; `bytes` is its size. */
+function counters<Field extends string>(
+  view: DataView,
+  at: Record<Field | "bytes", number>,
+): Record<Field, number> {
+  const fields = Object.entries<number>(at).filter(([name]) => name !== "bytes");
+  return Object.fromEntries(fields.map(([name, offset]) => [name, getU64(view, offset)])) as Record<
+    Field,
+    number
+  >;
+}
+
 function entryCount(entries: Uint8Array, size: number): number {
   if (entries.byteLength % size !== 0) {
     throw new RangeError(`${entries.byteLength} bytes are not a multiple of ${size}`);
   }
   return entries.byteLength / size;
+}
+
+/** kvm_cpuid2 or kvm_msrs of these entries. */
+function entryList(entries: Uint8Array, count: number): Uint8Array<ArrayBuffer> {
+  const list = new Uint8Array(LIST_BYTES + entries.byteLength);
+  new DataView(list.buffer).setUint32(0, count, true);
+  list.set(entries, LIST_BYTES);
+  return list;
 }

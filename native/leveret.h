@@ -62,25 +62,26 @@ int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out);
 int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
 		   uint64_t offset);
 
-/* vCPU state. The buffers are the kernel's own structs (linux/kvm.h), checked
- * against the exact size: kvm_regs, kvm_sregs, kvm_fpu, kvm_lapic_state. */
-enum lv_vcpu_state {
-	LV_STATE_REGS = 0,
-	LV_STATE_SREGS = 1,
-	LV_STATE_FPU = 2,
-	LV_STATE_LAPIC = 3,
+/* vCPU state in the kernel's own structs (linux/kvm.h). len is exactly the
+ * struct's, with the entries that its first u32 counts where it has any (256 at
+ * most): kvm_regs, kvm_sregs, kvm_fpu, kvm_lapic_state; kvm_cpuid2, kvm_msrs.
+ * Returns what KVM does: LV_SET_MSRS the entries it took. -EBUSY while the
+ * machine runs. */
+enum lv_vcpu_call {
+	LV_GET_REGS = 0,
+	LV_SET_REGS = 1,
+	LV_GET_SREGS = 2,
+	LV_SET_SREGS = 3,
+	LV_GET_FPU = 4,
+	LV_SET_FPU = 5,
+	LV_GET_LAPIC = 6,
+	LV_SET_LAPIC = 7,
+	LV_GET_SUPPORTED_CPUID = 8, /* of the host; any vCPU */
+	LV_SET_CPUID = 9,
+	LV_SET_MSRS = 10,
 };
-int lv_vcpu_get(struct lv_vm *vm, uint32_t vcpu, uint32_t what, void *buf,
-		uint64_t len);
-int lv_vcpu_set(struct lv_vm *vm, uint32_t vcpu, uint32_t what, const void *buf,
-		uint64_t len);
-/* entries = kvm_cpuid_entry2[capacity], 40 bytes each; returns the count. */
-int lv_cpuid_supported(struct lv_vm *vm, void *entries, uint32_t capacity);
-int lv_vcpu_set_cpuid(struct lv_vm *vm, uint32_t vcpu, const void *entries,
-		      uint32_t count);
-/* entries = kvm_msr_entry[count], 16 bytes each; all are written or -EIO. */
-int lv_vcpu_set_msrs(struct lv_vm *vm, uint32_t vcpu, const void *entries,
-		     uint32_t count);
+int lv_vcpu_call(struct lv_vm *vm, uint32_t vcpu, uint32_t call, void *buf,
+		 uint64_t len);
 
 /* 16550A at a port base, byte wide, output appended to out_fd line by line, the
  * rest when the machine ends (a pipe or file; what is not a regular file gets
@@ -192,11 +193,21 @@ struct lv_vsock_config {
 };
 int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
 
-/* Gives up, for the whole process and for good, the system calls that no VMM
- * needs once its machine is built (TSYNC), and has the machine's threads give
- * up more (seccomp.c). A forbidden call ends the process with status 71 and a
- * line of JSON on standard error. Before lv_vm_start. */
-int lv_vm_confine(struct lv_vm *vm);
+/* Seccomp programs (count struct sock_filter each, at most LV_FILTER_MAX),
+ *which agent/vmm/seccomp.ts writes. Before lv_vm_start.
+ *
+ *   PROCESS  taken on at once and for good by every thread (TSYNC), as is the
+ *	      handler of SIGSYS: a call that traps ends the process with status
+ *	      71 and a line of JSON on standard error
+ *   VCPU, IO kept, and taken on by such threads beside it when they start */
+enum lv_confined {
+	LV_CONFINE_PROCESS = 0,
+	LV_CONFINE_VCPU = 1,
+	LV_CONFINE_IO = 2,
+};
+#define LV_FILTER_MAX 256u
+int lv_vm_confine(struct lv_vm *vm, uint32_t who, const void *code,
+		  uint32_t count);
 
 /* One edge on an interrupt line. */
 int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi);

@@ -21,6 +21,7 @@ import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel
 import { buildMachine, type Machine } from "./machine.ts";
 import { OutputSink } from "./output-sink.ts";
 import { Run, type RunState } from "./run.ts";
+import { makeFilters } from "./seccomp.ts";
 import type { Prepared } from "./waiting.ts";
 import { hostPid, processStartTime, writeStatus } from "./status.ts";
 
@@ -143,7 +144,7 @@ class MachineProcess {
     });
     this.#run = run;
     this.#channel = listenForGuest(`${VMM_FILES.vsock}_${GUEST_PORT}`, run);
-    vm.confine();
+    vm.confine(makeFilters());
     vm.start();
     this.#entryUs = Math.round(this.#uptimeUs());
     void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));

@@ -92,7 +92,7 @@ static void *run(void *arg)
 	struct lv_io *io = arg;
 	struct epoll_event ready[BATCH];
 	uint64_t ticked_ns = lv_now_ns();
-	int error = io->confined ? lv_confine_thread(false) : 0;
+	int error = lv_filter_install(&io->filter, 0);
 
 	if (error < 0) {
 		struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,

@@ -13,6 +13,7 @@
 #ifndef LV_H
 #define LV_H
 
+#include <linux/filter.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -305,12 +306,22 @@ void lv_serial_write(struct lv_serial *serial, uint16_t reg, uint8_t value);
 /* Writes out what waits for the end of its line. */
 void lv_serial_flush(struct lv_serial *serial);
 
+/* ---- seccomp (seccomp.c) ---- */
+
+struct lv_filter {
+	uint32_t count; /* 0 = none */
+	struct sock_filter code[LV_FILTER_MAX];
+};
+
+/* The calling thread takes it on, or with SECCOMP_FILTER_FLAG_TSYNC all do. */
+int lv_filter_install(const struct lv_filter *filter, unsigned int flags);
+
 /* ---- I/O thread (io.c) ---- */
 
 struct lv_io {
 	pthread_t thread;
 	bool running;
-	bool confined; /* threads of the vm give up what they do not need */
+	struct lv_filter filter;
 	int epoll_fd;
 	int stop_fd;
 	uint32_t count;
@@ -327,8 +338,6 @@ void lv_io_stop(struct lv_io *io);
 
 /* pthread_create with every asynchronous signal blocked in the new thread. */
 int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg);
-/* The calling thread keeps the system calls of its kind (seccomp.c). */
-int lv_confine_thread(bool vcpu);
 
 /* ---- the machine (vm.c, vcpu.c, board.c) ---- */
 
@@ -365,6 +374,7 @@ struct lv_vm {
 	struct lv_serial serial;
 	struct lv_power_config power;
 	struct lv_io io;
+	struct lv_filter vcpu_filter;
 	/* The gate that holds vCPU threads until all of them exist, and while
 	 * the machine is paused; its lock also keeps kicks apart from joins. */
 	pthread_mutex_t gate_lock;

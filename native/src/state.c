@@ -3,133 +3,51 @@
  */
 #include <errno.h>
 #include <linux/kvm.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "lv.h"
 
-#define CPUID_MAX 256u
-#define MSRS_MAX  256u
+#define ENTRIES_MAX 256u
 
-_Static_assert(sizeof(struct kvm_cpuid_entry2) == 40, "abi");
-_Static_assert(sizeof(struct kvm_msr_entry) == 16, "abi");
-
-static int state_request(uint32_t what, bool set, uint64_t len,
-			 unsigned long *request)
-{
-	static const struct {
-		unsigned long get, set;
-		uint64_t len;
-	} table[] = {
-	    [LV_STATE_REGS] = {KVM_GET_REGS, KVM_SET_REGS,
-			       sizeof(struct kvm_regs)},
-	    [LV_STATE_SREGS] = {KVM_GET_SREGS, KVM_SET_SREGS,
-				sizeof(struct kvm_sregs)},
-	    [LV_STATE_FPU] = {KVM_GET_FPU, KVM_SET_FPU, sizeof(struct kvm_fpu)},
-	    [LV_STATE_LAPIC] = {KVM_GET_LAPIC, KVM_SET_LAPIC,
-				sizeof(struct kvm_lapic_state)},
-	};
-
-	if (what >= sizeof(table) / sizeof(table[0]) || len != table[what].len)
-		return -EINVAL;
-	*request = set ? table[what].set : table[what].get;
-	return 0;
-}
-
-/* While its thread runs, a vCPU's state is not to be had. */
-static int idle_vcpu(const struct lv_vm *vm, uint32_t vcpu)
-{
-	if (vcpu >= vm->vcpu_count)
-		return -EINVAL;
-	return vm->started && !vm->stopped && !vm->paused ? -EBUSY : 0;
-}
-
-int lv_vcpu_get(struct lv_vm *vm, uint32_t vcpu, uint32_t what, void *buf,
-		uint64_t len)
-{
+static const struct {
 	unsigned long request;
-	int error = idle_vcpu(vm, vcpu);
+	size_t fixed, entry; /* bytes; of each entry behind the fixed part */
+} calls[] = {
+    [LV_GET_REGS] = {KVM_GET_REGS, sizeof(struct kvm_regs), 0},
+    [LV_SET_REGS] = {KVM_SET_REGS, sizeof(struct kvm_regs), 0},
+    [LV_GET_SREGS] = {KVM_GET_SREGS, sizeof(struct kvm_sregs), 0},
+    [LV_SET_SREGS] = {KVM_SET_SREGS, sizeof(struct kvm_sregs), 0},
+    [LV_GET_FPU] = {KVM_GET_FPU, sizeof(struct kvm_fpu), 0},
+    [LV_SET_FPU] = {KVM_SET_FPU, sizeof(struct kvm_fpu), 0},
+    [LV_GET_LAPIC] = {KVM_GET_LAPIC, sizeof(struct kvm_lapic_state), 0},
+    [LV_SET_LAPIC] = {KVM_SET_LAPIC, sizeof(struct kvm_lapic_state), 0},
+    [LV_GET_SUPPORTED_CPUID] = {KVM_GET_SUPPORTED_CPUID,
+				sizeof(struct kvm_cpuid2),
+				sizeof(struct kvm_cpuid_entry2)},
+    [LV_SET_CPUID] = {KVM_SET_CPUID2, sizeof(struct kvm_cpuid2),
+		      sizeof(struct kvm_cpuid_entry2)},
+    [LV_SET_MSRS] = {KVM_SET_MSRS, sizeof(struct kvm_msrs),
+		     sizeof(struct kvm_msr_entry)},
+};
 
-	if (error == 0)
-		error = state_request(what, false, len, &request);
-	return error < 0 ? error : lv_ioctl(vm->vcpu[vcpu].fd, request, buf);
-}
-
-int lv_vcpu_set(struct lv_vm *vm, uint32_t vcpu, uint32_t what, const void *buf,
-		uint64_t len)
+int lv_vcpu_call(struct lv_vm *vm, uint32_t vcpu, uint32_t call, void *buf,
+		 uint64_t len)
 {
-	unsigned long request;
-	int error = idle_vcpu(vm, vcpu);
+	uint32_t count = 0;
 
-	if (error == 0)
-		error = state_request(what, true, len, &request);
-	return error < 0 ? error
-			 : lv_ioctl(vm->vcpu[vcpu].fd, request,
-				    (void *)(uintptr_t)buf);
-}
-
-int lv_cpuid_supported(struct lv_vm *vm, void *entries, uint32_t capacity)
-{
-	struct kvm_cpuid2 *list;
-	int result;
-
-	if (capacity == 0 || capacity > CPUID_MAX)
+	if (vcpu >= vm->vcpu_count || call >= sizeof(calls) / sizeof(calls[0]))
 		return -EINVAL;
-	list = calloc(1, sizeof(*list) + capacity * sizeof(list->entries[0]));
-	if (list == NULL)
-		return -ENOMEM;
-	list->nent = capacity;
-	result = lv_ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, list);
-	if (result >= 0) {
-		memcpy(entries, list->entries,
-		       list->nent * sizeof(list->entries[0]));
-		result = (int)list->nent;
-	}
-	free(list);
-	return result;
-}
-
-int lv_vcpu_set_cpuid(struct lv_vm *vm, uint32_t vcpu, const void *entries,
-		      uint32_t count)
-{
-	struct kvm_cpuid2 *list;
-	int result = idle_vcpu(vm, vcpu);
-
-	if (result < 0)
-		return result;
-	if (count == 0 || count > CPUID_MAX)
+	if (calls[call].entry > 0 && len >= calls[call].fixed)
+		memcpy(&count, buf, sizeof(count));
+	if (count > ENTRIES_MAX ||
+	    len != calls[call].fixed + count * calls[call].entry)
 		return -EINVAL;
-	list = calloc(1, sizeof(*list) + count * sizeof(list->entries[0]));
-	if (list == NULL)
-		return -ENOMEM;
-	list->nent = count;
-	memcpy(list->entries, entries, count * sizeof(list->entries[0]));
-	result = lv_ioctl(vm->vcpu[vcpu].fd, KVM_SET_CPUID2, list);
-	free(list);
-	return result;
-}
-
-int lv_vcpu_set_msrs(struct lv_vm *vm, uint32_t vcpu, const void *entries,
-		     uint32_t count)
-{
-	struct kvm_msrs *list;
-	int result = idle_vcpu(vm, vcpu);
-
-	if (result < 0)
-		return result;
-	if (count == 0 || count > MSRS_MAX)
-		return -EINVAL;
-	list = calloc(1, sizeof(*list) + count * sizeof(list->entries[0]));
-	if (list == NULL)
-		return -ENOMEM;
-	list->nmsrs = count;
-	memcpy(list->entries, entries, count * sizeof(list->entries[0]));
-	result = lv_ioctl(vm->vcpu[vcpu].fd, KVM_SET_MSRS, list);
-	free(list);
-	if (result < 0)
-		return result;
-	/* KVM stops at the first it refuses and returns how many it took. */
-	return (uint32_t)result == count ? 0 : -EIO;
+	/* While its thread runs, a vCPU's state is not to be had. */
+	if (vm->started && !vm->stopped && !vm->paused)
+		return -EBUSY;
+	return lv_ioctl(call == LV_GET_SUPPORTED_CPUID ? vm->kvm_fd
+						       : vm->vcpu[vcpu].fd,
+			calls[call].request, buf);
 }
 
 int lv_vcpu_stats(struct lv_vm *vm, uint32_t index, struct lv_vcpu_stats *out)

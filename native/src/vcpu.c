@@ -265,7 +265,7 @@ static void *run(void *arg)
 		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
 	(void)pthread_mutex_unlock(&vm->gate_lock);
 
-	error = vm->io.confined ? lv_confine_thread(true) : 0;
+	error = lv_filter_install(&vm->vcpu_filter, 0);
 	if (error < 0)
 		fail(vcpu, 0, 0, -error);
 	while (!atomic_load(&vm->stopping)) {

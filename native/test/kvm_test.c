@@ -26,11 +26,11 @@ static void load(struct lv_vm *vm, const uint8_t *code, size_t len)
 
 	CHECK(lv_vm_region(vm, 0, &region) == 0);
 	memcpy((uint8_t *)(uintptr_t)region.hva + CODE, code, len);
-	CHECK(lv_vcpu_get(vm, 0, LV_STATE_SREGS, &sregs, sizeof(sregs)) == 0);
+	CHECK(lv_vcpu_call(vm, 0, LV_GET_SREGS, &sregs, sizeof(sregs)) == 0);
 	sregs.cs.base = 0;
 	sregs.cs.selector = 0;
-	CHECK(lv_vcpu_set(vm, 0, LV_STATE_SREGS, &sregs, sizeof(sregs)) == 0);
-	CHECK(lv_vcpu_set(vm, 0, LV_STATE_REGS, &regs, sizeof(regs)) == 0);
+	CHECK(lv_vcpu_call(vm, 0, LV_SET_SREGS, &sregs, sizeof(sregs)) == 0);
+	CHECK(lv_vcpu_call(vm, 0, LV_SET_REGS, &regs, sizeof(regs)) == 0);
 }
 
 static struct lv_event wait_event(struct lv_vm *vm)
@@ -311,7 +311,7 @@ static void bad_arguments_are_refused(void)
 				      .high_base = 4ull << 30};
 	struct lv_vm_config bad = config;
 	struct lv_vm *vm;
-	uint8_t regs[143];
+	uint8_t regs[144] = {0};
 
 	bad.size--;
 	CHECK(lv_vm_create(&bad, &vm) == -EINVAL);
@@ -325,10 +325,17 @@ static void bad_arguments_are_refused(void)
 	bad.low_limit = 0xfff00000;
 	CHECK(lv_vm_create(&bad, &vm) == -EINVAL);
 	make(&vm, 1);
-	CHECK(lv_vcpu_get(vm, 0, LV_STATE_REGS, regs, sizeof(regs)) == -EINVAL);
-	CHECK(lv_vcpu_get(vm, 1, LV_STATE_REGS, regs, 144) == -EINVAL);
-	CHECK(lv_vcpu_get(vm, 0, 4, regs, 144) == -EINVAL);
-	CHECK(lv_cpuid_supported(vm, regs, 0) == -EINVAL);
+	CHECK(lv_vcpu_call(vm, 0, LV_GET_REGS, regs, 143) == -EINVAL);
+	CHECK(lv_vcpu_call(vm, 1, LV_GET_REGS, regs, 144) == -EINVAL);
+	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS + 1, regs, 144) == -EINVAL);
+	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS, regs, 7) == -EINVAL);
+	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS, regs, 8 + 16) == -EINVAL);
+	memset(regs, 0xff, 8); /* more entries than bytes */
+	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS, regs, 8 + 16) == -EINVAL);
+	CHECK(lv_vm_confine(vm, LV_CONFINE_IO + 1, regs, 1) == -EINVAL);
+	CHECK(lv_vm_confine(vm, LV_CONFINE_IO, regs, 0) == -EINVAL);
+	CHECK(lv_vm_confine(vm, LV_CONFINE_IO, regs, LV_FILTER_MAX + 1) ==
+	      -EINVAL);
 	lv_vm_destroy(vm);
 	lv_vm_destroy(NULL);
 }

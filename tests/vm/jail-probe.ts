@@ -7,6 +7,7 @@
 import { dlopen, ptr } from "bun:ffi";
 import { chmodSync, copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
+import { makeFilters } from "../../agent/vmm/seccomp.ts";
 import { openShim, Vm } from "../../native/ffi.ts";
 
 export type ProbeInput = {
@@ -85,7 +86,9 @@ async function main(dir: string): Promise<void> {
 
 function confine(): void {
   const config = { vcpus: 1, memoryBytes: 1 << 20, lowLimit: 3 * 2 ** 30, highBase: 2 ** 32 };
-  Vm.create({ ...config, pit: false }, openShim(process.env["LEVERET_SHIM"])).confine();
+  Vm.create({ ...config, pit: false }, openShim(process.env["LEVERET_SHIM"])).confine(
+    makeFilters(),
+  );
 }
 
 await main(process.argv[2] ?? "");

@@ -133,8 +133,10 @@ export type VmmRequest =
   | { id: number; action: "resume" }
   /** How much memory the guest is to give back; it may take it again rather than run out. */
   | { id: number; action: "balloon"; mib: number }
-  /** The guest switches itself off, or is killed after timeoutMs. */
+  /** The guest is asked to switch itself off (its init, and its power button); killed after timeoutMs. */
   | { id: number; action: "shutdown"; timeoutMs: number }
+  /** Ends the run at once, without an exit code: whoever starts machines begins the next. */
+  | { id: number; action: "reset" }
   /** Sends a signal to the image's process (0 = its stopSignal), kills the machine after timeoutMs. */
   | { id: number; action: "stop"; signal: number; timeoutMs: number }
   | { id: number; action: "kill" }

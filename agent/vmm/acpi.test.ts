@@ -88,6 +88,12 @@ test.skipIf(iasl === null)("iasl disassembles all tables without a complaint", (
     const source = readFileSync(join(directory, "dsdt.dsl"), "utf8");
     expect(source.match(/"LNRO0005"/g)).toHaveLength(16);
     expect(source).toContain('EisaId ("PNP0501")');
+    expect(source).toContain('EisaId ("PNP0C0C")');
+    // The event device names both events by their interrupts.
+    const events = source.slice(source.indexOf("Device (GED0)")).replaceAll(/\s+/g, " ");
+    expect(events).toMatch(/0x00000016, } .*0x00000017, }/);
+    expect(events).toMatch(/If \(\(Arg0 == 0x16\)\) { Notify \(VGEN, 0x80\)/);
+    expect(events).toMatch(/If \(\(Arg0 == 0x17\)\) { Notify \(PWRB, 0x80\)/);
     expect(source).toContain("Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive");
     const recompiled = Bun.spawnSync([
       iasl ?? "iasl",

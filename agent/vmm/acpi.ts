@@ -13,8 +13,9 @@ export const POWER_OFF_VALUE = 0x34;
 export const RESET_VALUE = 1;
 export const SERIAL_PORT = 0x3f8;
 export const SERIAL_GSI = 4;
-/** Of the generic event device; virtio devices end at 20. */
+/** Of the generic event device, which tells its events apart by them; virtio devices end at 20. */
 export const EVENT_GSI = 22;
+export const BUTTON_GSI = 23;
 export const VIRTIO_MMIO_BYTES = 0x1000;
 
 export type VirtioSlot = { base: number; gsi: number };
@@ -83,19 +84,30 @@ export function dsdt(slots: readonly VirtioSlot[]): Uint8Array {
     aml.named("_DDN", aml.string("VM_Gen_Counter")),
     aml.named("ADDR", aml.list(aml.integer(LAYOUT.generationId), aml.integer(0))),
   );
+  // Pressed, it asks the guest to switch itself off: 4.8.3.1.1.
+  const button = aml.device(
+    "PWRB",
+    aml.named("_HID", aml.eisaId("PNP0C0C")),
+    aml.named("_UID", aml.integer(0)),
+  );
+  const interrupts = [aml.edgeInterrupt(EVENT_GSI), aml.edgeInterrupt(BUTTON_GSI)];
   const events = aml.device(
     "GED0",
     aml.named("_HID", aml.string("ACPI0013")),
     aml.named("_UID", aml.integer(0)),
-    aml.named("_CRS", aml.resources(aml.edgeInterrupt(EVENT_GSI))),
-    aml.method1("_EVT", aml.notify("VGEN", 0x80)),
+    aml.named("_CRS", aml.resources(...interrupts)),
+    aml.method1(
+      "_EVT",
+      aml.whenArgument(EVENT_GSI, aml.notify("VGEN", 0x80)),
+      aml.whenArgument(BUTTON_GSI, aml.notify("PWRB", 0x80)),
+    ),
   );
   const five = aml.integer(5);
   const powerOff = aml.named("_S5_", aml.list(five, five, aml.integer(0), aml.integer(0)));
   return table(
     "DSDT",
     2,
-    aml.join(aml.scope("\\_SB_", serial, ...virtio, generation, events), powerOff),
+    aml.join(aml.scope("\\_SB_", serial, ...virtio, generation, button, events), powerOff),
   );
 }
 

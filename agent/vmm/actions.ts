@@ -8,8 +8,13 @@
  *   balloon   so much of its memory the guest is to give back
  *   signal    to the image's process
  *   stop      the process's own way to end, killed with its machine after a while
- *   shutdown  the guest ends its processes, syncs and switches itself off through ACPI;
- *             forced after a while
+ *   shutdown  the guest ends its processes, syncs and switches itself off through ACPI:
+ *             our init because it is told to, any other guest because its power button
+ *             is pressed; forced after a while
+ *   reset     the reset line. A guest that pulls it itself (reboot, panic, triple fault)
+ *             ends its run as well: devices, disks and network are set up by the agent,
+ *             and only the control plane says that a machine is started again, by its
+ *             restart policy or because it was asked to
  *   kill      at once
  */
 import type { VmmAction, VmmPhase } from "../../proto/vmm.ts";
@@ -26,6 +31,7 @@ export const ALLOWED: Record<VmmAction, readonly VmmPhase[]> = {
   signal: ["running", "stopping"],
   stop: LIVING,
   shutdown: LIVING,
+  reset: LIVING,
   kill: ["waiting", ...LIVING],
 };
 

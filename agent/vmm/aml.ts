@@ -51,6 +51,9 @@ export const list = (...items: readonly Uint8Array[]): Uint8Array =>
 /** Takes one argument, runs one at a time. */
 export const method1 = (name: string, ...terms: readonly Uint8Array[]): Uint8Array =>
   packaged([0x14], join(nameString(name), [0x09], ...terms));
+/** What is in it happens when the method's argument is `value`. */
+export const whenArgument = (value: number, ...terms: readonly Uint8Array[]): Uint8Array =>
+  packaged([0xa0], join([0x93, 0x68], integer(value), ...terms));
 export const notify = (name: string, value: number): Uint8Array =>
   join([0x86], nameString(name), integer(value));
 

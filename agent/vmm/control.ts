@@ -50,6 +50,7 @@ export function parseRequest(line: string): VmmRequest | null {
     case "boot":
     case "pause":
     case "resume":
+    case "reset":
     case "kill":
       return { id, action };
     case "balloon":

@@ -13,6 +13,7 @@ import {
   type VmmSpec,
   type VmmStatus,
 } from "../../proto/vmm.ts";
+import { BUTTON_GSI } from "./acpi.ts";
 import { lastConsoleLine, openConsole } from "./console.ts";
 import { type ControlServer, listenForControl } from "./control.ts";
 import type { Device } from "./devices.ts";
@@ -138,6 +139,7 @@ class MachineProcess {
       pauseVm: () => paused(vm),
       setBalloon: (bytes) => vm.setBalloon(indexOf(devices, "balloon"), bytes),
       resumeVm: () => vm.resume(),
+      pressPower: () => vm.pulse(BUTTON_GSI),
       stopVm: () => vm.stop(),
       changed: (state) => this.#change(state),
       log: this.#log,

@@ -74,6 +74,7 @@ function world() {
     },
     setBalloon: (bytes) => it.vm.push(`balloon ${bytes}`),
     resumeVm: () => it.vm.push("resume"),
+    pressPower: () => it.vm.push("power button"),
     stopVm: () => (it.stops += 1),
     changed: (state) => states.push(state),
     log: () => undefined,
@@ -281,9 +282,53 @@ test("shutdown asks the guest to switch itself off, and forces it when the time 
   it.run.started();
   expect(it.run.request({ id: 1, action: "shutdown", timeoutMs: 3000 })).toBeNull();
   expect(it.sent).toEqual(["run", "poweroff"]);
+  expect(it.vm).toEqual(["power button"]);
   it.advance(3000);
   expect(it.run.state).toMatchObject({ phase: "ended", exitCode: 143, exitSignal: 15 });
   expect([it.stops, it.timers.length]).toEqual([1, 0]);
+});
+
+test("shutdown has the time it asked for, however long a guest takes", () => {
+  const it = world();
+  it.run.hello();
+  it.run.started();
+  it.run.request({ id: 1, action: "shutdown", timeoutMs: 60_000 });
+  it.advance(59_999);
+  expect(it.run.state.phase).toBe("stopping");
+  it.run.vmEvent(event("power_off"));
+  expect(it.run.state).toMatchObject({ phase: "ended", exitCode: 143 });
+  expect(it.timers).toEqual([]);
+});
+
+test("a guest that boots is asked by its power button, and its init as soon as it is there", () => {
+  const it = world();
+  expect(it.run.request({ id: 1, action: "shutdown", timeoutMs: 90_000 })).toBeNull();
+  expect(it.run.state.phase).toBe("stopping");
+  expect(it.vm).toEqual(["power button"]);
+  // The time for init to answer does not count any more.
+  it.advance(spec.initTimeoutMs);
+  expect(it.run.state.phase).toBe("stopping");
+  it.run.hello();
+  expect(it.sent).not.toContain("run");
+  it.run.vmEvent(event("power_off"));
+  expect(it.run.state).toMatchObject({ phase: "ended", exitCode: 143, exitSignal: 15 });
+  expect(it.run.state.reason).toBeUndefined();
+});
+
+test("reset ends the run at once and without an exit code, in every living phase", () => {
+  const reset: VmmRequest = { id: 9, action: "reset" };
+  for (const prepare of [[], ["hello", "started"]] as const) {
+    const it = world();
+    for (const step of prepare) it.run[step]();
+    expect(it.run.request(reset)).toBeNull();
+    expect(it.run.state).toMatchObject({ phase: "ended", message: "The machine was reset" });
+    expect([it.run.state.exitCode, it.run.state.reason, it.stops]).toEqual([
+      undefined,
+      undefined,
+      1,
+    ]);
+    expect(it.run.request(reset)).toMatchObject({ reason: "STATE_CONFLICT" });
+  }
 });
 
 test("the table says for every action in which phase it is allowed", () => {
@@ -302,6 +347,7 @@ test("the table says for every action in which phase it is allowed", () => {
     "signal ..x.x.",
     "stop .xxxx.",
     "shutdown .xxxx.",
+    "reset .xxxx.",
     "kill xxxxx.",
   ]);
 });

@@ -6,12 +6,12 @@
  *                   resume ┌──paused
  *                          v    ^ pause
  *   booting ──STARTED──> running ──stop──> stopping ──┐
- *      │                    │                         │
- *      └────────┬───────────┴───────────┬─────────────┘
+ *      │  └────────────────────────shutdown──^  │     │
+ *      └────────┬────────────────────────┬──────┴─────┘
  *               v                       v
- *      EXIT / ERROR: POWEROFF     kill, time-out, fault:
- *      sent, wait for the guest   the VM is stopped at once
- *      to switch itself off             │
+ *      EXIT / ERROR: POWEROFF     kill, reset, time-out,
+ *      sent, wait for the guest   fault: the VM is stopped
+ *      to switch itself off       at once
  *               └───────> ended <───────┘
  *
  * Everything is called on the main thread. The first cause of an end wins: what the
@@ -59,6 +59,8 @@ export type RunPorts = {
   pauseVm(): boolean;
   setBalloon(bytes: number): void;
   resumeVm(): void;
+  /** The guest's ACPI power button. */
+  pressPower(): void;
   stopVm(): void;
   /** Called at each change, after which `state` is the new one. */
   changed(state: RunState): void;
@@ -99,6 +101,8 @@ export class Run implements GuestHandler {
 
   hello(): void {
     this.#cancelInit();
+    // A shutdown was quicker than the boot.
+    if (this.#end !== null) return void this.#ports.sendToGuest(encodePowerOff());
     const { spec } = this.#ports;
     this.#change({ ...this.#state, bootUs: Math.round(this.#ports.uptimeUs()) });
     const { argv, env, cwd, user } = spec.process;
@@ -209,6 +213,9 @@ export class Run implements GuestHandler {
         return this.#balloon(request.mib);
       case "shutdown":
         return this.#shutdown(request.timeoutMs);
+      case "reset":
+        this.#finish({ message: "The machine was reset" });
+        return null;
       case "kill":
         this.kill();
         return null;
@@ -263,18 +270,21 @@ export class Run implements GuestHandler {
     this.#change({ ...this.#state, phase: "running" });
   }
 
-  /** As stop, but it is the guest that is asked and not its process. */
+  /**
+   * As stop, but it is the guest that is asked and not its process: our init over its
+   * channel, now or when it says hello, and whoever else is there by the power button.
+   * The caller's time-out is the only one.
+   */
   #shutdown(timeoutMs: number): Refusal | null {
-    if (this.#state.phase === "booting" && this.#end === null) {
-      this.kill();
-      return null;
-    }
     if (this.#state.phase === "paused") this.#resume();
     this.#cancelStop();
     this.#cancelStop = this.#ports.after(timeoutMs, () => this.kill());
+    this.#ports.pressPower();
     if (this.#end !== null) return null;
+    this.#end = { exitCode: 128 + SIGTERM, exitSignal: SIGTERM };
+    this.#cancelInit();
     this.#change({ ...this.#state, phase: "stopping" });
-    this.#powerOff({ exitCode: 128 + SIGTERM, exitSignal: SIGTERM });
+    this.#ports.sendToGuest(encodePowerOff());
     return null;
   }
 

@@ -147,6 +147,39 @@ guestTest("kill ends a running machine at once", async () => {
   expect((await vmm.ended()).status).toMatchObject({ exitCode: 137, exitSignal: 9 });
 });
 
+guestTest("reset ends a machine at once, without an exit code", async () => {
+  await using vmm = start("echo ready; exec sleep 1000");
+  const client = await vmm.control();
+  await outputHas(vmm, "ready");
+  client.send({ id: 1, action: "reset" });
+  const { code, status } = await vmm.ended();
+  expect(code).toBe(VMM_EXIT.ended);
+  expect(status).toMatchObject({ phase: "ended", message: "The machine was reset" });
+  expect([status.exitCode, status.reason]).toEqual([undefined, undefined]);
+});
+
+guestTest("a guest finds its power button, and its kernel takes both event lines", async () => {
+  await using vmm = start("cat /sys/bus/acpi/devices/PNP0C0C:00/path /proc/interrupts");
+  expect((await vmm.ended()).status.exitCode).toBe(0);
+  const said = stdout(vmm);
+  expect(said).toContain("\\_SB_.PWRB");
+  expect(said.match(/ 2[23]-edge +ACPI:Ged$/gm)).toHaveLength(2);
+});
+
+guestTest("a shutdown that comes before init does is carried out when it is there", async () => {
+  await using vmm = start("echo never");
+  const client = await vmm.control();
+  // Its last request: refused until there is a run, which is booting then.
+  let id = 0;
+  while (client.replies.at(-1)?.ok !== true) {
+    id += 1;
+    client.send({ id, action: "shutdown", timeoutMs: 20_000 });
+    await client.until(() => client.replies.length === id);
+  }
+  expect((await vmm.ended()).status).toMatchObject({ exitCode: 143, exitSignal: 15 });
+  expect(vmm.output().join("")).not.toContain("never");
+});
+
 guestTest("what cannot be executed says so and ends as a shell's 127 and 126", async () => {
   const cases: [Partial<VmmSpec["process"]>, number | undefined, string][] = [
     [{ argv: ["/bin/nothing"] }, 127, "/bin/nothing"],

@@ -29,13 +29,19 @@ export async function make(target = "all"): Promise<void> {
 }
 
 /**
- * The VMM as one file, out/vmm/main.js: a jail holds it instead of a source tree, and it
- * starts without a transpiler.
+ * The VMM as one file, out/vmm/main.js, and its bytecode beside it: a jail holds them
+ * instead of a source tree, and it starts without a transpiler or a parser.
  */
 export async function bundleVmm(): Promise<void> {
   const entrypoints = [join(import.meta.dir, "../agent/vmm/main.ts")];
   const outdir = join(import.meta.dir, "out/vmm");
-  const result = await Bun.build({ entrypoints, outdir, target: "bun" });
+  const result = await Bun.build({
+    entrypoints,
+    outdir,
+    target: "bun",
+    format: "cjs",
+    bytecode: true,
+  });
   if (!result.success)
     throw new Error(`Cannot bundle the VMM:\n${result.logs.map(String).join("\n")}`);
 }

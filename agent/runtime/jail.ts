@@ -48,6 +48,7 @@ const OUT = join(dirname(dirname(import.meta.dir)), "native", "out");
 
 /** The VMM as one file, the same for every machine. */
 export const JAILED_ENTRY = join(OUT, "vmm", "main.js");
+const BYTECODE = `${JAILED_ENTRY}.jsc`;
 const LAUNCHER = join(OUT, "leveret-jail");
 const SHIM = { source: join(OUT, "libleveret.so"), target: "/lib/libleveret.so" };
 const LOADER = "/lib64/ld-linux-x86-64.so.2";
@@ -152,6 +153,7 @@ function runtimeFiles(): { source: string; target: string }[] {
   return [
     { source: realpathSync(process.execPath), target: process.execPath },
     { source: JAILED_ENTRY, target: JAILED_ENTRY },
+    { source: BYTECODE, target: BYTECODE },
     SHIM,
     { source: loader, target: LOADER },
     ...[...libraries].map((path) => ({ source: path, target: path })),

@@ -124,6 +124,8 @@ function crash(error: unknown): void {
 process.on("SIGHUP", () => undefined);
 process.on("uncaughtException", crash);
 process.on("unhandledRejection", crash);
-const code = await main();
-closeSync(2);
-process.exit(code);
+// No top-level await: bytecode is for CommonJS (native/build.ts).
+void main().then((code) => {
+  closeSync(2);
+  process.exit(code);
+});

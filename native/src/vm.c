@@ -221,10 +221,12 @@ int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out)
 	(void)pthread_cond_init(&vm->gate, NULL);
 	vm->kvm_fd = open_kvm(NULL);
 	error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
-	if (error == 0)
-		error = create_irqchip(vm, (config->flags & LV_VM_PIT) != 0);
+	/* Memory first: after the chips set up their routing, KVM keeps the next
+	 * change of memory waiting for a grace period, 5 ms. */
 	if (error == 0)
 		error = add_memory(vm, config);
+	if (error == 0)
+		error = create_irqchip(vm, (config->flags & LV_VM_PIT) != 0);
 	if (error == 0)
 		error = create_vcpus(vm, config->vcpus);
 	if (error < 0) {

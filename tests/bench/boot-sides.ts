@@ -7,16 +7,14 @@
 import {
   closeSync,
   constants,
-  copyFileSync,
-  existsSync,
   mkdirSync,
   openSync,
   readSync,
   rmSync,
-  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
 
@@ -75,18 +73,6 @@ function makeFifo(path: string): void {
   if (exitCode !== 0) throw new Error(`Cannot make ${path}`);
 }
 
-/** The bundle beside its shim, laid out as in a machine's jail. */
-function bundledVmm(scratch: string): string {
-  const built = join(ROOT, "native/out");
-  const directory = join(scratch, "vmm");
-  if (!existsSync(directory)) {
-    mkdirSync(directory);
-    copyFileSync(join(built, "vmm/main.js"), join(directory, "main.js"));
-    symlinkSync(built, join(directory, "out"));
-  }
-  return join(directory, "main.js");
-}
-
 /** The VMM process, as the agent starts it but for the jail. */
 export async function bootOurs(input: BootInput): Promise<number> {
   const directory = join(input.directory, "ours");
@@ -112,7 +98,7 @@ export async function bootOurs(input: BootInput): Promise<number> {
   writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(spec));
   const fifo = join(directory, VMM_FILES.console);
   makeFifo(fifo);
-  const argv = [process.execPath, bundledVmm(input.directory), directory];
+  const argv = [process.execPath, JAILED_ENTRY, directory];
   return timeToHello(fifo, argv, input.timeoutMs);
 }
 

@@ -30,6 +30,11 @@
 #define LV_QUEUES_MAX 8u
 #define LV_EVENTS_MAX 64u
 
+static inline uint64_t lv_min(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 /* ---- guest memory (mem.c) ---- */
 
 struct lv_mem {

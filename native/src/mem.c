@@ -27,66 +27,49 @@ uint32_t lv_iov_slice(struct iovec *dst, const struct iovec *src,
 	uint32_t used = 0;
 
 	for (uint32_t i = 0; i < count && len > 0; i++) {
-		size_t part = src[i].iov_len;
+		size_t skip = lv_min(offset, src[i].iov_len);
+		size_t part = lv_min(src[i].iov_len - skip, len);
 
-		if (offset >= part) {
-			offset -= part;
+		offset -= skip;
+		if (part == 0)
 			continue;
-		}
-		part -= offset;
-		if (part > len)
-			part = len;
-		dst[used].iov_base = (uint8_t *)src[i].iov_base + offset;
-		dst[used].iov_len = part;
-		used++;
+		dst[used].iov_base = (uint8_t *)src[i].iov_base + skip;
+		dst[used++].iov_len = part;
 		len -= part;
-		offset = 0;
 	}
 	return used;
+}
+
+/* Copies len bytes at `offset` of the iovecs to or from buf. */
+static size_t copy(const struct iovec *iov, uint32_t count, size_t offset,
+		   uint8_t *buf, size_t len, bool write)
+{
+	size_t done = 0;
+
+	for (uint32_t i = 0; i < count && done < len; i++) {
+		size_t skip = lv_min(offset, iov[i].iov_len);
+		size_t part = lv_min(iov[i].iov_len - skip, len - done);
+		uint8_t *at = (uint8_t *)iov[i].iov_base + skip;
+
+		offset -= skip;
+		if (write)
+			memcpy(at, buf + done, part);
+		else
+			memcpy(buf + done, at, part);
+		done += part;
+	}
+	return done;
 }
 
 size_t lv_iov_read(const struct iovec *iov, uint32_t count, size_t offset,
 		   void *buf, size_t len)
 {
-	size_t done = 0;
-
-	for (uint32_t i = 0; i < count && done < len; i++) {
-		size_t part = iov[i].iov_len;
-
-		if (offset >= part) {
-			offset -= part;
-			continue;
-		}
-		part -= offset;
-		if (part > len - done)
-			part = len - done;
-		memcpy((uint8_t *)buf + done,
-		       (const uint8_t *)iov[i].iov_base + offset, part);
-		done += part;
-		offset = 0;
-	}
-	return done;
+	return copy(iov, count, offset, buf, len, false);
 }
 
 size_t lv_iov_write(const struct iovec *iov, uint32_t count, size_t offset,
 		    const void *buf, size_t len)
 {
-	size_t done = 0;
-
-	for (uint32_t i = 0; i < count && done < len; i++) {
-		size_t part = iov[i].iov_len;
-
-		if (offset >= part) {
-			offset -= part;
-			continue;
-		}
-		part -= offset;
-		if (part > len - done)
-			part = len - done;
-		memcpy((uint8_t *)iov[i].iov_base + offset,
-		       (const uint8_t *)buf + done, part);
-		done += part;
-		offset = 0;
-	}
-	return done;
+	/* Not written to: the cast is for the sake of one loop. */
+	return copy(iov, count, offset, (uint8_t *)(uintptr_t)buf, len, true);
 }

@@ -1,214 +1,425 @@
 /*
  * vsock.c - virtio socket device (virtio 1.2, 5.10), stream sockets, entirely
- * in this process. vsock.h has the states of a connection; this file takes what
- * the guest sends: packets from the tx queue are checked and acted upon.
+ * in this process. vsock.h has the states of a connection; here are the table,
+ * the guest's packets (tx queue) and those for it (rx queue): one is made when
+ * there is a buffer for it, by the connection whose turn it is. Payload goes
+ * between socket and guest memory without a copy; no packet is ever queued.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "vsock.h"
 
-static void kill_later(struct lv_vsock *vsock, uint32_t guest_port,
-		       uint32_t host_port)
+#define TIMEOUT_NS  5000000000ull
+#define HOST_CID    2u
+#define TYPE_STREAM 1u
+#define PAYLOAD_MAX 65536u
+
+enum { RX = 0, TX = 1, EVENT = 2, QUEUES = 3 };
+
+/* 5.10.6 */
+struct header {
+	uint64_t src_cid;
+	uint64_t dst_cid;
+	uint32_t src_port;
+	uint32_t dst_port;
+	uint32_t len;
+	uint16_t type;
+	uint16_t op;
+	uint32_t flags;
+	uint32_t buf_alloc;
+	uint32_t fwd_cnt;
+} __attribute__((packed));
+_Static_assert(sizeof(struct header) == 44, "5.10.6");
+
+/* ---- connections ---- */
+
+struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
+			    enum lv_conn_state state, uint32_t guest_port,
+			    uint32_t host_port)
 {
-	if (vsock->kills == LV_VSOCK_KILLS) {
+	bool killed = fd < 0;
+	struct lv_conn *conn = vsock->conn;
+
+	if (killed ? vsock->kill_count == LV_VSOCK_KILLS
+		   : vsock->conn_count == LV_VSOCK_CONNS) {
 		LV_COUNT(&vsock->device, dropped, 1);
-		return;
+		if (!killed)
+			(void)close(fd);
+		return NULL;
 	}
-	vsock->kill[vsock->kills].guest_port = guest_port;
-	vsock->kill[vsock->kills].host_port = host_port;
-	vsock->kills++;
+	while (conn->state != LV_CONN_FREE)
+		conn++;
+	if (conn == vsock->conn + vsock->used)
+		vsock->used++;
+	vsock->kill_count += killed;
+	vsock->conn_count += !killed;
+	conn->state = state;
+	conn->fd = fd;
+	conn->killed = killed;
+	conn->pending = killed ? LV_OP_BIT(LV_OP_RST) : 0;
+	conn->guest_port = guest_port;
+	conn->host_port = host_port;
+	conn->readable = true;
+	if (killed || lv_vsock_watch(vsock, conn) == 0)
+		return conn;
+	lv_conn_free(vsock, conn);
+	return NULL;
 }
 
-static void open_from_guest(struct lv_vsock *vsock,
-			    const struct lv_vsock_header *header)
+static void close_host(struct lv_conn *conn)
+{
+	if (conn->fd >= 0)
+		(void)close(conn->fd);
+	conn->fd = -1;
+	free(conn->buf);
+	conn->buf = NULL;
+	conn->buf_len = 0;
+}
+
+void lv_conn_free(struct lv_vsock *vsock, struct lv_conn *conn)
+{
+	close_host(conn);
+	vsock->kill_count -= conn->killed;
+	vsock->conn_count -= !conn->killed;
+	memset(conn, 0, sizeof(*conn));
+	while (vsock->used > 0 &&
+	       vsock->conn[vsock->used - 1].state == LV_CONN_FREE)
+		vsock->used--;
+}
+
+struct lv_conn *lv_conn_find(struct lv_vsock *vsock, uint32_t guest_port,
+			     uint32_t host_port)
+{
+	for (uint32_t i = 0; i < vsock->used; i++) {
+		struct lv_conn *conn = &vsock->conn[i];
+
+		if (conn->guest_port == guest_port &&
+		    conn->host_port == host_port &&
+		    conn->state >= LV_CONN_REQUESTED)
+			return conn;
+	}
+	return NULL;
+}
+
+void lv_conn_abort(struct lv_vsock *vsock, struct lv_conn *conn)
+{
+	if (conn->state < LV_CONN_REQUESTED) {
+		lv_conn_free(vsock, conn);
+		return;
+	}
+	close_host(conn);
+	conn->state = LV_CONN_DEAD;
+	conn->deadline_ns = 0;
+	conn->pending = LV_OP_BIT(LV_OP_RST);
+}
+
+void lv_conn_deadline(struct lv_vsock *vsock, struct lv_conn *conn)
+{
+	conn->deadline_ns = lv_now_ns() + TIMEOUT_NS;
+	vsock->device.wants_tick = true;
+}
+
+void lv_conn_shut(struct lv_vsock *vsock, struct lv_conn *conn, uint32_t flags)
+{
+	if (conn->state != LV_CONN_OPEN || (conn->shut & flags) == flags)
+		return;
+	conn->shut |= (uint8_t)flags;
+	conn->pending |= LV_OP_BIT(LV_OP_SHUTDOWN);
+	/* The guest answers a full shutdown with RST when it is done. */
+	if (conn->shut == LV_SHUT_BOTH)
+		lv_conn_deadline(vsock, conn);
+}
+
+void lv_conn_settle(struct lv_vsock *vsock, struct lv_conn *conn)
+{
+	if (conn->buf_len > 0)
+		return;
+	if (conn->state == LV_CONN_LINGER)
+		lv_conn_free(vsock, conn);
+	if (conn->state != LV_CONN_OPEN ||
+	    (conn->guest_shut & LV_SHUT_SEND) == 0)
+		return;
+	if (conn->guest_shut == LV_SHUT_BOTH) {
+		lv_conn_abort(vsock, conn);
+		return;
+	}
+	if (!conn->write_closed)
+		(void)shutdown(conn->fd, SHUT_WR);
+	conn->write_closed = true;
+	/* Nothing can come from either side: the guest gets time to close. */
+	if ((conn->shut & LV_SHUT_SEND) != 0 && conn->deadline_ns == 0)
+		lv_conn_deadline(vsock, conn);
+}
+
+/* ---- from the guest ---- */
+
+static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 {
 	struct lv_conn *conn = NULL;
 	int fd = -1;
 
 	if (vsock->conn_count < LV_VSOCK_CONNS)
 		fd = lv_vsock_dial(vsock, header->dst_port);
-	if (fd >= 0) {
-		conn = lv_conn_new(vsock, fd, LV_CONN_OPEN);
-		if (conn == NULL)
-			(void)close(fd);
-	}
+	if (fd >= 0)
+		conn = lv_conn_new(vsock, fd, LV_CONN_OPEN, header->src_port,
+				   header->dst_port);
 	if (conn == NULL) {
 		LV_COUNT(&vsock->device, errors, 1);
-		kill_later(vsock, header->src_port, header->dst_port);
+		(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header->src_port,
+				  header->dst_port);
 		return;
 	}
-	conn->guest_port = header->src_port;
-	conn->host_port = header->dst_port;
 	conn->peer_alloc = header->buf_alloc;
 	conn->peer_fwd = header->fwd_cnt;
-	lv_conn_hash(vsock, conn);
-	lv_conn_pend(vsock, conn, LV_PEND_RESPONSE);
-}
-
-static void take_data(struct lv_vsock *vsock, struct lv_conn *conn,
-		      const struct lv_vsock_header *header,
-		      const struct lv_chain *chain)
-{
-	struct iovec iov[LV_QUEUE_MAX];
-	uint32_t count;
-
-	/* More than the credit it was given, or after it said it was done. */
-	if (header->len > LV_VSOCK_BUF - conn->buf_len ||
-	    (conn->guest_shut & LV_SHUT_SEND) != 0) {
-		LV_COUNT(&vsock->device, malformed, 1);
-		lv_conn_abort(vsock, conn);
-		return;
-	}
-	count = lv_iov_slice(iov, chain->iov, chain->readable,
-			     sizeof(struct lv_vsock_header), header->len);
-	lv_vsock_deliver(vsock, conn, iov, count);
-}
-
-static void take_shutdown(struct lv_vsock *vsock, struct lv_conn *conn,
-			  uint32_t flags)
-{
-	conn->guest_shut |= (uint8_t)(flags & LV_SHUT_BOTH);
-	if ((conn->guest_shut & LV_SHUT_RCV) != 0)
-		(void)shutdown(conn->fd, SHUT_RD);
-	lv_conn_update(vsock, conn);
-	lv_vsock_settle(vsock, conn);
+	conn->pending = LV_OP_BIT(LV_OP_RESPONSE);
 }
 
 static void take_rst(struct lv_vsock *vsock, struct lv_conn *conn)
 {
-	/* What the guest sent before still goes to the host. */
-	if (conn->state == LV_CONN_OPEN && conn->buf_len > 0) {
-		lv_conn_unhash(vsock, conn);
-		conn->state = LV_CONN_LINGER;
-		conn->pending = 0;
-		conn->deadline_ns = 0;
-		lv_conn_update(vsock, conn);
+	if (conn->state != LV_CONN_OPEN || conn->buf_len == 0) {
+		lv_conn_free(vsock, conn);
 		return;
 	}
-	lv_conn_free(vsock, conn);
+	/* What the guest sent before still goes to the host. */
+	conn->state = LV_CONN_LINGER;
+	conn->pending = 0;
+	conn->deadline_ns = 0;
 }
 
-static void take_open(struct lv_vsock *vsock, struct lv_conn *conn,
-		      const struct lv_vsock_header *header,
-		      const struct lv_chain *chain)
+/* False for a packet that the connection may not get. */
+static bool take_op(struct lv_vsock *vsock, struct lv_conn *conn,
+		    const struct header *header, const struct lv_chain *chain)
 {
+	struct iovec iov[LV_QUEUE_MAX];
+	uint32_t count;
+
+	if (header->op == LV_OP_RST)
+		take_rst(vsock, conn);
+	if (conn->state < LV_CONN_REQUESTED || conn->state == LV_CONN_DEAD)
+		return true; /* gone, or the guest did not see our RST yet */
+	if (conn->state == LV_CONN_REQUESTED) {
+		if (header->op == LV_OP_RESPONSE)
+			lv_vsock_accepted(vsock, conn);
+		return header->op == LV_OP_RESPONSE;
+	}
 	switch (header->op) {
 	case LV_OP_RW:
-		take_data(vsock, conn, header, chain);
-		return;
+		/* More than its credit, or after it said it was done. */
+		if (header->len > LV_VSOCK_BUF - conn->buf_len ||
+		    (conn->guest_shut & LV_SHUT_SEND) != 0)
+			return false;
+		count = lv_iov_slice(iov, chain->iov, chain->readable,
+				     sizeof(*header), header->len);
+		lv_vsock_deliver(vsock, conn, iov, count, header->len);
+		return true;
 	case LV_OP_SHUTDOWN:
-		take_shutdown(vsock, conn, header->flags);
-		return;
-	case LV_OP_CREDIT_UPDATE:
-		return;
+		conn->guest_shut |= (uint8_t)(header->flags & LV_SHUT_BOTH);
+		if ((conn->guest_shut & LV_SHUT_RCV) != 0)
+			(void)shutdown(conn->fd, SHUT_RD);
+		lv_conn_settle(vsock, conn);
+		return true;
 	case LV_OP_CREDIT_REQUEST:
-		lv_conn_pend(vsock, conn, LV_PEND_CREDIT);
-		return;
+		conn->pending |= LV_OP_BIT(LV_OP_CREDIT_UPDATE);
+		return true;
 	default:
-		LV_COUNT(&vsock->device, malformed, 1);
-		lv_conn_abort(vsock, conn);
+		return header->op == LV_OP_CREDIT_UPDATE;
 	}
 }
 
-static void take_conn(struct lv_vsock *vsock, struct lv_conn *conn,
-		      const struct lv_vsock_header *header,
-		      const struct lv_chain *chain)
+static int64_t take_packet(struct lv_device *device, uint32_t queue,
+			   const struct lv_chain *chain)
 {
-	if (header->op == LV_OP_RST) {
-		take_rst(vsock, conn);
-		return;
-	}
-	conn->peer_alloc = header->buf_alloc;
-	conn->peer_fwd = header->fwd_cnt;
-	if (conn->state == LV_CONN_OPEN) {
-		/* It may be DEAD now, but being known to the guest not freed.
-		 */
-		take_open(vsock, conn, header, chain);
-		lv_conn_update(vsock, conn);
-	} else if (conn->state == LV_CONN_REQUESTED &&
-		   header->op == LV_OP_RESPONSE) {
-		conn->state = LV_CONN_OPEN;
-		conn->deadline_ns = 0;
-		if (lv_vsock_accepted(vsock, conn))
-			lv_conn_update(vsock, conn);
-	} else if (conn->state == LV_CONN_REQUESTED) {
-		LV_COUNT(&vsock->device, malformed, 1);
-		lv_conn_abort(vsock, conn);
-	}
-	/* DEAD: the guest did not see our RST yet. */
-}
-
-static void take_packet(struct lv_vsock *vsock, const struct lv_chain *chain)
-{
-	struct lv_vsock_header header;
+	struct lv_vsock *vsock = (struct lv_vsock *)device;
+	struct header header;
 	struct lv_conn *conn;
+	bool good = true;
 
+	(void)queue;
 	if (lv_iov_read(chain->iov, chain->readable, 0, &header,
 			sizeof(header)) != sizeof(header) ||
-	    header.len > LV_VSOCK_PAYLOAD_MAX ||
+	    header.len > PAYLOAD_MAX ||
 	    header.len > chain->readable_bytes - sizeof(header) ||
 	    /* 5.10.6.4.1: a spoofed source, or not for us */
-	    header.src_cid != vsock->guest_cid ||
-	    header.dst_cid != LV_VSOCK_HOST_CID) {
-		LV_COUNT(&vsock->device, malformed, 1);
-		return;
-	}
-	if (header.type != LV_VSOCK_TYPE_STREAM) {
-		LV_COUNT(&vsock->device, malformed, 1);
-		kill_later(vsock, header.src_port, header.dst_port);
-		return;
+	    header.src_cid != vsock->guest_cid || header.dst_cid != HOST_CID) {
+		LV_COUNT(device, malformed, 1);
+		return 0;
 	}
 	conn = lv_conn_find(vsock, header.src_port, header.dst_port);
-	if (conn != NULL)
-		take_conn(vsock, conn, &header, chain);
-	else if (header.op == LV_OP_REQUEST)
+	if (conn != NULL) {
+		conn->peer_alloc = header.buf_alloc;
+		conn->peer_fwd = header.fwd_cnt;
+		good = header.type == TYPE_STREAM &&
+		       take_op(vsock, conn, &header, chain);
+		if (!good)
+			lv_conn_abort(vsock, conn);
+	} else if (header.op == LV_OP_REQUEST && header.type == TYPE_STREAM) {
 		open_from_guest(vsock, &header);
-	else if (header.op != LV_OP_RST)
-		kill_later(vsock, header.src_port, header.dst_port);
+	} else if (header.op != LV_OP_RST) {
+		good = header.type == TYPE_STREAM;
+		(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header.src_port,
+				  header.dst_port);
+	}
+	LV_COUNT(device, malformed, good ? 0 : 1);
+	return 0;
 }
 
-static void drain_tx(struct lv_vsock *vsock)
+/* ---- to the guest ---- */
+
+static uint32_t credit(const struct lv_conn *conn)
 {
-	struct lv_device *device = &vsock->device;
-	struct lv_queue *queue = &device->queue[LV_VQ_TX];
-	struct lv_chain chain;
-	uint32_t budget = LV_DRAIN_BUDGET;
+	/* Counters wrap (5.10.6.3). A guest that lies gets no credit. */
+	uint32_t flight = conn->sent - conn->peer_fwd;
 
-	do {
-		while (budget > 0 && lv_device_pop(device, LV_VQ_TX, &chain)) {
-			budget--;
-			LV_COUNT(device, requests, 1);
-			take_packet(vsock, &chain);
-			lv_queue_push(queue, chain.head, 0);
-		}
-		if (budget == 0)
-			lv_eventfd_signal(device->kick_fd[LV_VQ_TX]);
-	} while (budget > 0 && device->active && lv_queue_rearm(queue));
-	lv_device_signal(device, LV_VQ_TX);
+	return flight < conn->peer_alloc ? conn->peer_alloc - flight : 0;
 }
+
+static bool wants_data(const struct lv_conn *conn)
+{
+	return conn->state == LV_CONN_OPEN && conn->readable &&
+	       (conn->shut & LV_SHUT_SEND) == 0 &&
+	       (conn->guest_shut & LV_SHUT_RCV) == 0 &&
+	       (credit(conn) > 0 || !conn->asked_credit);
+}
+
+/* The next in turn that has a packet for the guest, or NULL. */
+static struct lv_conn *next_conn(struct lv_vsock *vsock)
+{
+	for (uint32_t i = 0; i < vsock->used; i++) {
+		uint32_t slot = (vsock->turn + i) % vsock->used;
+		struct lv_conn *conn = &vsock->conn[slot];
+
+		if (conn->pending == 0 && !wants_data(conn))
+			continue;
+		vsock->turn = slot + 1;
+		return conn;
+	}
+	return NULL;
+}
+
+/* Reads from the socket into the chain behind the header. Bytes, or 0. */
+static uint32_t read_host(struct lv_vsock *vsock, struct lv_conn *conn,
+			  const struct lv_chain *chain)
+{
+	struct iovec iov[LV_QUEUE_MAX];
+	uint64_t room = chain->writable_bytes - sizeof(struct header);
+	uint32_t count = lv_iov_slice(
+	    iov, chain->iov, chain->writable, sizeof(struct header),
+	    lv_min(room, lv_min(credit(conn), PAYLOAD_MAX)));
+	ssize_t got;
+
+	do
+		got = readv(conn->fd, iov, (int)count);
+	while (got < 0 && errno == EINTR);
+	if (got > 0) {
+		conn->sent += (uint32_t)got;
+		LV_COUNT(&vsock->device, bytes_in, (uint64_t)got);
+		return (uint32_t)got;
+	}
+	conn->readable = false;
+	if (got == 0 || errno != EAGAIN) {
+		/* What the guest sends may still be wanted. */
+		lv_conn_shut(vsock, conn,
+			     conn->hup || got < 0 ? LV_SHUT_BOTH
+						  : LV_SHUT_SEND);
+		lv_conn_settle(vsock, conn);
+	}
+	return 0;
+}
+
+/* Which packet a connection sends next; 0 = none after all. */
+static uint16_t next_op(struct lv_vsock *vsock, struct lv_conn *conn,
+			const struct lv_chain *chain, uint32_t *len)
+{
+	static const uint16_t order[] = {LV_OP_RST,	 LV_OP_REQUEST,
+					 LV_OP_RESPONSE, LV_OP_RW,
+					 LV_OP_SHUTDOWN, LV_OP_CREDIT_UPDATE};
+
+	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+		if (order[i] == LV_OP_RW && wants_data(conn)) {
+			/* Asks once when there is none. */
+			conn->asked_credit = credit(conn) == 0;
+			if (conn->asked_credit)
+				return LV_OP_CREDIT_REQUEST;
+			*len = read_host(vsock, conn, chain);
+			if (*len > 0)
+				return LV_OP_RW;
+		}
+		if ((conn->pending & LV_OP_BIT(order[i])) != 0) {
+			conn->pending &= ~LV_OP_BIT(order[i]);
+			return order[i];
+		}
+	}
+	return 0;
+}
+
+/* One packet of conn into the chain. Bytes, or 0 and the chain is unused. */
+static uint32_t send_packet(struct lv_vsock *vsock, struct lv_conn *conn,
+			    const struct lv_chain *chain)
+{
+	uint32_t len = 0;
+	uint16_t op = next_op(vsock, conn, chain, &len);
+	struct header header = {
+	    .src_cid = HOST_CID,
+	    .dst_cid = vsock->guest_cid,
+	    .src_port = conn->host_port,
+	    .dst_port = conn->guest_port,
+	    .len = len,
+	    .type = TYPE_STREAM,
+	    .op = op,
+	    .flags = op == LV_OP_SHUTDOWN ? conn->shut : 0,
+	    .buf_alloc = LV_VSOCK_BUF,
+	    .fwd_cnt = conn->fwd,
+	};
+
+	if (op == 0)
+		return 0;
+	(void)lv_iov_write(chain->iov, chain->writable, 0, &header,
+			   sizeof(header));
+	/* Any packet carries the credit (5.10.6.3). */
+	conn->fwd_told = conn->fwd;
+	conn->pending &= ~LV_OP_BIT(LV_OP_CREDIT_UPDATE);
+	if (op == LV_OP_RST)
+		lv_conn_free(vsock, conn);
+	return (uint32_t)sizeof(header) + len;
+}
+
+static int64_t give_packet(struct lv_device *device, uint32_t queue,
+			   const struct lv_chain *chain)
+{
+	struct lv_vsock *vsock = (struct lv_vsock *)device;
+	struct lv_conn *conn;
+	uint32_t len = 0;
+
+	(void)queue;
+	/* 5.10.6.4: room for a header and something behind it. */
+	if (chain->readable > 0 ||
+	    chain->writable_bytes <= sizeof(struct header)) {
+		LV_COUNT(device, malformed, 1);
+		return 0;
+	}
+	while (len == 0 && (conn = next_conn(vsock)) != NULL)
+		len = send_packet(vsock, conn, chain);
+	return len > 0 ? (int64_t)len : LV_LATER;
+}
+
+/* ---- the device ---- */
 
 static void notify(struct lv_device *device, uint32_t queue)
 {
-	struct lv_vsock *vsock = (struct lv_vsock *)device;
-
-	if (queue == LV_VQ_TX)
-		drain_tx(vsock);
-	if (queue != LV_VQ_EVENT)
-		lv_vsock_serve_guest(vsock);
+	if (queue == TX)
+		lv_device_drain(device, TX, take_packet);
+	if (queue != EVENT)
+		lv_device_drain(device, RX, give_packet);
 }
 
 static void poll_host(struct lv_device *device)
 {
-	struct lv_vsock *vsock = (struct lv_vsock *)device;
-
-	lv_vsock_host_events(vsock);
-	if (device->active && device->queue[LV_VQ_RX].ready)
-		lv_vsock_serve_guest(vsock);
+	lv_vsock_host_events((struct lv_vsock *)device);
+	lv_device_drain(device, RX, give_packet);
 }
 
 static void tick(struct lv_device *device, uint64_t now_ns)
@@ -216,36 +427,33 @@ static void tick(struct lv_device *device, uint64_t now_ns)
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 
 	device->wants_tick = false;
-	for (uint32_t i = 0; i < LV_VSOCK_CONNS; i++) {
-		struct lv_conn *conn = vsock->conn[i];
+	/* Downwards, as freeing one may lower the end. */
+	for (uint32_t i = vsock->used; i-- > 0;) {
+		struct lv_conn *conn = &vsock->conn[i];
 
-		if (conn == NULL || conn->deadline_ns == 0)
-			continue;
-		if (now_ns >= conn->deadline_ns) {
+		if (conn->deadline_ns != 0 && now_ns >= conn->deadline_ns) {
 			LV_COUNT(device, errors, 1);
 			lv_conn_abort(vsock, conn);
-		} else {
-			device->wants_tick = true;
 		}
+		device->wants_tick |= conn->deadline_ns != 0;
 	}
-	if (device->active && device->queue[LV_VQ_RX].ready)
-		lv_vsock_serve_guest(vsock);
+	lv_device_drain(device, RX, give_packet);
 }
 
 static void reset(struct lv_device *device)
 {
-	lv_conn_free_all((struct lv_vsock *)device);
+	struct lv_vsock *vsock = (struct lv_vsock *)device;
+
+	while (vsock->used > 0)
+		lv_conn_free(vsock, &vsock->conn[vsock->used - 1]);
 }
 
 static void destroy(struct lv_device *device)
 {
-	struct lv_vsock *vsock = (struct lv_vsock *)device;
-
-	lv_conn_free_all(vsock);
-	lv_vsock_unlisten(vsock);
-	(void)close(device->poll_fd);
+	reset(device);
+	lv_vsock_unlisten((struct lv_vsock *)device);
 	lv_device_fini(device);
-	free(vsock);
+	free(device);
 }
 
 static const struct lv_device_ops vsock_ops = {
@@ -264,37 +472,27 @@ int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 	size_t len = strnlen(config->path, sizeof(config->path));
 	int error;
 
-	if (config->guest_cid <= LV_VSOCK_HOST_CID ||
-	    config->guest_cid > UINT32_MAX || len == 0 ||
-	    len == sizeof(config->path))
+	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
+	    len == 0 || len == sizeof(config->path))
 		return -EINVAL;
 	vsock = calloc(1, sizeof(*vsock));
 	if (vsock == NULL)
 		return -ENOMEM;
-	error = lv_device_init(&vsock->device, &vsock_ops, 3, mem, events, 0);
-	if (error < 0)
-		goto fail_free;
+	error =
+	    lv_device_init(&vsock->device, &vsock_ops, QUEUES, mem, events, 0);
+	if (error < 0) {
+		free(vsock);
+		return error;
+	}
 	vsock->guest_cid = config->guest_cid;
-	vsock->next_port = 1u << 30;
-	vsock->listen_fd = -1;
 	memcpy(vsock->path, config->path, len);
 	memcpy(vsock->device.config, &vsock->guest_cid, sizeof(uint64_t));
 	vsock->device.config_bytes = sizeof(uint64_t);
-	vsock->device.poll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (vsock->device.poll_fd < 0) {
-		error = -errno;
-		goto fail_device;
-	}
 	error = lv_vsock_listen(vsock);
-	if (error < 0)
-		goto fail_epoll;
+	if (error < 0) {
+		destroy(&vsock->device);
+		return error;
+	}
 	*out = &vsock->device;
 	return 0;
-fail_epoll:
-	(void)close(vsock->device.poll_fd);
-fail_device:
-	lv_device_fini(&vsock->device);
-fail_free:
-	free(vsock);
-	return error;
 }

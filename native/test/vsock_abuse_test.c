@@ -103,6 +103,127 @@ static void v5_10_6_3_overrunning_credit_is_reset(void)
 	stop(&n);
 }
 
+#define WORKERS 60u
+#define ROUNDS	60000u
+
+struct worker {
+	int fd;
+	/* Bytes of each direction: sent, received; and the credit returned. */
+	uint32_t up, up_got, up_told, down, down_got;
+};
+
+/* What byte number `at` of a direction of a worker is. */
+static uint8_t byte_of(uint32_t worker, uint32_t at)
+{
+	return (uint8_t)((at * 2654435761u >> 13) + worker * 7);
+}
+
+static void guest_takes_for(struct net *n, struct worker *workers)
+{
+	uint32_t i = n->got.dst_port - 7000;
+	struct worker *worker = &workers[i];
+
+	CHECK(i < WORKERS && n->got.src_port == 1024);
+	CHECK(n->got.op == RW || n->got.op == CREDIT_UPDATE ||
+	      n->got.op == CREDIT_REQUEST);
+	worker->up_told = n->got.fwd_cnt;
+	for (uint32_t at = 0; at < n->got.len; at++)
+		CHECK(n->data[at] == byte_of(i, worker->down_got + at));
+	worker->down_got += n->got.len;
+}
+
+/* Sends one, or says what the guest has taken, under the worker's credit. */
+static void guest_works(struct net *n, struct worker *worker, uint32_t i,
+			uint32_t len)
+{
+	static uint8_t chunk[65536];
+
+	n->fwd = worker->down_got;
+	if (worker->up - worker->up_told + len > LV_VSOCK_BUF) {
+		guest_sends(n, CREDIT_REQUEST, 7000 + i, 1024, 0);
+		return;
+	}
+	for (uint32_t at = 0; at < len; at++)
+		chunk[at] = byte_of(i + WORKERS, worker->up + at);
+	guest_writes(n, 7000 + i, 1024, chunk, len);
+	worker->up += len;
+}
+
+static void host_reads(struct worker *worker, uint32_t i, uint32_t len)
+{
+	static uint8_t chunk[65536];
+	ssize_t got = recv(worker->fd, chunk, len, MSG_DONTWAIT);
+
+	CHECK(got > 0 || (got < 0 && errno == EAGAIN));
+	for (ssize_t at = 0; at < got; at++, worker->up_got++)
+		CHECK(chunk[at] == byte_of(i + WORKERS, worker->up_got));
+}
+
+static void host_writes(struct worker *worker, uint32_t i, uint32_t len)
+{
+	static uint8_t chunk[65536];
+	ssize_t got;
+
+	for (uint32_t at = 0; at < len; at++)
+		chunk[at] = byte_of(i, worker->down + at);
+	got = send(worker->fd, chunk, len, MSG_DONTWAIT);
+	CHECK(got > 0 || (got < 0 && errno == EAGAIN));
+	worker->down += got > 0 ? (uint32_t)got : 0;
+}
+
+/* In no order, in pieces of every size, and every byte arrives in its place. */
+static void many_workers_both_ways(void)
+{
+	struct worker workers[WORKERS] = {0};
+	uint32_t seed = 1;
+	struct net n;
+	int listener;
+
+	start(&n);
+	listener = listen_on(&n, 1024);
+	for (uint32_t i = 0; i < WORKERS; i++) {
+		guest_sends(&n, REQUEST, 7000 + i, 1024, 0);
+		expect(&n, RESPONSE, 7000 + i, 1024);
+		workers[i].fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+		CHECK(workers[i].fd >= 0);
+	}
+	for (uint32_t round = 0; round < ROUNDS; round++) {
+		uint32_t i, len;
+
+		seed = seed * 1664525u + 1013904223u;
+		i = (seed >> 8) % WORKERS;
+		len = 1 + (seed >> 16) % (1u << (seed >> 4) % 15);
+		if ((seed >> 30 & 1) != 0) {
+			guest_works(&n, &workers[i], i, len);
+			continue;
+		}
+		host_reads(&workers[i], i, len);
+		host_writes(&workers[i], i, len);
+		if ((seed >> 31) != 0)
+			while (guest_takes(&n))
+				guest_takes_for(&n, workers);
+	}
+	for (uint32_t i = 0; i < WORKERS; i++) {
+		struct worker *worker = &workers[i];
+
+		CHECK(worker->up > LV_VSOCK_BUF && worker->down > ALLOC);
+		while (worker->up_got < worker->up ||
+		       worker->down_got < worker->down) {
+			n.fwd = worker->down_got;
+			guest_sends(&n, CREDIT_UPDATE, 7000 + i, 1024, 0);
+			while (guest_takes(&n))
+				guest_takes_for(&n, workers);
+			host_reads(worker, i, 1000);
+		}
+	}
+	for (uint32_t i = 0; i < WORKERS; i++)
+		(void)close(workers[i].fd);
+	CHECK(n.w.device->stats.dropped == 0);
+	CHECK(n.w.device->stats.malformed == 0);
+	unlisten(&n, listener, 1024);
+	stop(&n);
+}
+
 static void malformed_packets(void)
 {
 	struct net n;
@@ -287,6 +408,7 @@ int main(void)
 	v5_10_6_3_a_slow_host_reader_stops_the_guest_and_loses_nothing();
 	v5_10_6_3_a_slow_guest_stops_the_host();
 	v5_10_6_3_overrunning_credit_is_reset();
+	many_workers_both_ways();
 	malformed_packets();
 	wrong_operations_reset_the_connection();
 	the_1024th_connection_is_refused();

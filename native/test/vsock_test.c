@@ -205,7 +205,7 @@ static void what_the_guest_sent_before_it_closed_arrives(uint16_t op)
 	listener = listen_on(&n, 1024);
 	fd = open_by_guest(&n, listener);
 	/* Until some of it waits in the device. */
-	while (((struct lv_vsock *)n.w.device)->conn[0]->buf_len == 0) {
+	while (((struct lv_vsock *)n.w.device)->conn[0].buf_len == 0) {
 		guest_writes(&n, 5000, 1024, chunk, sizeof(chunk));
 		sent += (uint32_t)sizeof(chunk);
 	}

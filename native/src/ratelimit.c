@@ -7,6 +7,8 @@
 #include "lv.h"
 
 #define SECOND_NS 1000000000u
+/* What is due later than this is asked for again: a clock's arithmetic. */
+#define WAIT_MAX_NS (3600ull * SECOND_NS)
 
 static void bucket_init(struct lv_bucket *bucket, uint64_t rate, uint64_t burst)
 {
@@ -25,27 +27,25 @@ void lv_limiter_init(struct lv_limiter *limiter, const struct lv_limit *limit)
 
 static uint64_t bucket_wait(struct lv_bucket *bucket, uint64_t now_ns)
 {
-	unsigned __int128 fresh;
-	uint64_t need;
+	unsigned __int128 fresh, wait_ns;
+	int64_t room = (int64_t)bucket->burst - bucket->tokens;
 
 	if (bucket->rate == 0)
 		return 0;
-	fresh = (unsigned __int128)(now_ns - bucket->filled_ns) * bucket->rate /
-		SECOND_NS;
-	if (fresh > 0) {
-		bucket->filled_ns = now_ns;
-		if (fresh > bucket->burst)
-			fresh = bucket->burst;
-		bucket->tokens += (int64_t)fresh;
-		if (bucket->tokens > (int64_t)bucket->burst)
-			bucket->tokens = (int64_t)bucket->burst;
-	}
+	fresh = (unsigned __int128)(now_ns - bucket->filled_ns) * bucket->rate;
+	/* The time of a token's part stays on the clock. */
+	bucket->filled_ns =
+	    now_ns - (uint64_t)(fresh % SECOND_NS) / bucket->rate;
+	fresh /= SECOND_NS;
+	/* A debt may be larger than the burst, and time pays all of it. */
+	bucket->tokens += fresh < (uint64_t)room ? (int64_t)fresh : room;
 	if (bucket->tokens > 0)
 		return 0;
-	need = (uint64_t)(1 - bucket->tokens);
-	return now_ns +
-	       (uint64_t)((unsigned __int128)need * SECOND_NS / bucket->rate) +
-	       1;
+	wait_ns = ((unsigned __int128)(1 - bucket->tokens) * SECOND_NS +
+		   bucket->rate - 1) /
+		  bucket->rate;
+	return bucket->filled_ns +
+	       (wait_ns < WAIT_MAX_NS ? (uint64_t)wait_ns : WAIT_MAX_NS);
 }
 
 uint64_t lv_limiter_wait(struct lv_limiter *limiter, uint64_t now_ns)

@@ -24,6 +24,7 @@ export const CHECK_GROUPS: Group[] = [
 /** Everything: with PostgreSQL, processes, KVM, a registry and the lab. */
 export const ALL_GROUPS: Group[] = [
   ...CHECK_GROUPS,
+  lines("fuzz", ["bun", "tests/fuzz/main.ts", "--seconds", "4"], minutes(5)),
   bunTest("stream", ["tests/stream"], minutes(5)),
   bunTest("agent", ["tests/agent", "tests/fault"], minutes(6)),
   bunTest("sim", ["tests/sim"], minutes(12)),

@@ -40,6 +40,8 @@ export const PACKAGES: DebianPackage[] = [
   { name: "strace", purpose: "test", why: "looks at system calls" },
   { name: "clang-format-14", purpose: "test", why: "the C style" },
   { name: "clang-tidy-14", purpose: "test", why: "the C checks" },
+  { name: "clang-14", purpose: "test", why: "fuzzes the shim" },
+  { name: "libclang-rt-14-dev", purpose: "test", why: "fuzzes the shim: libFuzzer, sanitizers" },
 ];
 
 export type Purpose = DebianPackage["purpose"];

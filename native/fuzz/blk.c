@@ -1,0 +1,88 @@
+/* blk.c - requests of the block device, over a file in memory. */
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "kit.h"
+
+#define DISK_BYTES 65536u
+
+static int disk = -1;
+static uint8_t *content;
+static bool read_only;
+
+static void open_disk(void)
+{
+	disk = memfd_create("disk", MFD_CLOEXEC);
+	MUST(disk >= 0 && ftruncate(disk, DISK_BYTES) == 0);
+	content =
+	    mmap(NULL, DISK_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, disk, 0);
+	MUST(content != MAP_FAILED);
+}
+
+static int make(struct fuzz *fuzz)
+{
+	uint8_t choice = take8(&fuzz->script);
+	struct lv_blk_config config = {
+	    .size = sizeof(config),
+	    .bytes = DISK_BYTES - (choice & 1u) * 300u,
+	    .id = "fuzz",
+	    .queues = 1 + (choice >> 2 & 3u),
+	};
+
+	if (disk < 0)
+		open_disk();
+	memset(content, 0x5a, DISK_BYTES);
+	read_only = (choice & 2) != 0;
+	config.flags = read_only ? LV_BLK_READ_ONLY : 0;
+	config.fd = disk;
+	if ((choice & 0x80) != 0) {
+		config.limit.bytes_rate = take32(&fuzz->script);
+		config.limit.ops_rate = take8(&fuzz->script);
+		config.limit.ops_burst = take8(&fuzz->script);
+	}
+	return lv_blk_new(&config, &fuzz->mem, &fuzz->events, &fuzz->device);
+}
+
+static uint32_t header(struct fuzz *fuzz, uint32_t queue, uint8_t *out)
+{
+	static const uint32_t types[] = {0, 0, 1, 1, 4, 8, 11, 13};
+	uint8_t which = take8(&fuzz->script);
+	uint32_t type = which < 0xf0 ? types[which & 7u] : take8(&fuzz->script);
+	uint64_t sector = take8(&fuzz->script);
+	uint32_t bytes = 16;
+
+	(void)queue;
+	if (which >= 0x80 && which < 0x90)
+		sector = take(&fuzz->script, 8);
+	memcpy(out, &type, sizeof(type));
+	memcpy(out + 8, &sector, sizeof(sector));
+	/* Segments of an erasure. */
+	for (uint32_t i = 0; type > 8 && i < (which >> 4 & 3u); i++) {
+		uint64_t first = take8(&fuzz->script);
+		uint32_t rest[2] = {take8(&fuzz->script), which >> 3 & 1u};
+
+		memcpy(out + bytes, &first, sizeof(first));
+		memcpy(out + bytes + 8, rest, sizeof(rest));
+		bytes += 16;
+	}
+	return bytes;
+}
+
+/* The file has the size it had, and a read-only one what was in it. */
+static void end(struct fuzz *fuzz)
+{
+	struct stat info;
+
+	(void)fuzz;
+	MUST(fstat(disk, &info) == 0 && info.st_size == DISK_BYTES);
+	for (uint32_t i = 0; read_only && i < DISK_BYTES; i += LV_PAGE)
+		MUST(content[i] == 0x5a && content[i + LV_PAGE - 1] == 0x5a);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const struct target target = {
+	    .make = make, .header = header, .end = end};
+
+	return fuzz_device(&target, data, size);
+}

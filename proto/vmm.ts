@@ -77,7 +77,7 @@ export type VmmLimit = {
 /** pool.json: the machine that a process started ahead is to be ready for. */
 export type VmmExpected = Pick<
   VmmSpec,
-  "cpus" | "memoryMib" | "hugepages" | "kernelPath" | "initrdPath"
+  "cpus" | "cpuTemplate" | "memoryMib" | "hugepages" | "kernelPath" | "initrdPath"
 >;
 
 export type GuestProcess = {

@@ -56,7 +56,7 @@ export type Warm = {
   discard(): void;
 };
 
-type Shape = Pick<RunRequest, "kernelPath" | "initrdPath" | "cpus" | "memoryMib">;
+type Shape = Pick<RunRequest, keyof VmmExpected>;
 type Member = { dir: string; name: ProcessName; client: VmmClient };
 
 export type PoolOptions = {
@@ -171,8 +171,10 @@ export class Pool {
     mkdirSync(dir, { mode: 0o700 });
     let name: ProcessName | null = null;
     try {
-      const { cpus, memoryMib, kernelPath, initrdPath } = shape;
-      const expected: VmmExpected = { cpus, memoryMib, kernelPath, initrdPath };
+      const { cpus, cpuTemplate = "host", memoryMib, hugepages = false } = shape;
+      const { kernelPath, initrdPath } = shape;
+      const kind = { cpus, cpuTemplate, memoryMib, hugepages };
+      const expected: VmmExpected = { ...kind, kernelPath, initrdPath };
       writeFileSync(join(dir, VMM_FILES.pool), JSON.stringify(expected));
       const uid = jail.claim(dir);
       const argv = await jail.command({ ...shape, machineId: id, squashfsPath: null }, dir, uid);

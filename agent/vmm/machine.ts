@@ -1,13 +1,14 @@
 /**
  * A VM out of a spec: files checked first (a bad file needs no KVM to be found),
- * then memory, kernel, tables, devices, vCPU state. Nothing runs yet afterwards.
+ * then memory, kernel and CPUID, which can be had ahead of the machine, then tables,
+ * devices, vCPU state. Nothing runs yet afterwards.
  *
  * File descriptors: the shim duplicates those of disks and console; all of ours are
  * closed again on every path. A mapped kernel stays mapped without one.
  */
 import { closeSync, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
 import { type NetConfig, type Shim, Vm } from "../../native/ffi.ts";
-import { VMM_EXIT, type VmmSpec } from "../../proto/vmm.ts";
+import { VMM_EXIT, type VmmExpected, type VmmSpec } from "../../proto/vmm.ts";
 import {
   POWER_OFF_VALUE,
   POWER_PORT,
@@ -22,8 +23,14 @@ import { type Device, GUEST_CID, layoutDevices } from "./devices.ts";
 import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { writeGeneration } from "./generation.ts";
-import { fileReader, type FileReader, loadSegments, planKernel } from "./kernel-image.ts";
-import { LAYOUT, MIB } from "./memory-map.ts";
+import {
+  fileReader,
+  type FileReader,
+  type KernelPlan,
+  loadSegments,
+  planKernel,
+} from "./kernel-image.ts";
+import { LAYOUT, MIB, type Range } from "./memory-map.ts";
 import { mpTable } from "./mp-table.ts";
 import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.ts";
 
@@ -44,15 +51,18 @@ export type MachineOptions = {
   consoleFd: number;
   /** The shim connects to "<path>_<port>"; relative to the working directory. */
   vsockPath: string;
-  /** Made ahead; taken when it has the right size, destroyed when it has not. */
-  ahead?: { vm: Vm; cpus: number; memoryMib: number } | null;
+  /** Made ahead; taken when it is of the right kind, destroyed when it is not. */
+  ahead?: Base | null;
 };
+
+/** A machine without devices: all that does not depend on which machine it will be. */
+export type Base = { made: VmmExpected; vm: Vm; plan: KernelPlan; initrd: Range | null };
 
 /** Files that were opened; closed in one place. */
 type Open = (path: string, flags: string, fail: (why: string) => VmmError) => number;
 
-/** Throws VmmError or ShimError. */
-export function buildMachine(options: MachineOptions): Machine {
+/** Runs `work` with a way to open files that are closed when it is over. */
+function withFiles<T>(work: (open: Open) => T): T {
   const fds: number[] = [];
   const open: Open = (path, flags, fail) => {
     try {
@@ -64,43 +74,38 @@ export function buildMachine(options: MachineOptions): Machine {
     }
   };
   try {
-    return assemble(options, open);
+    return work(open);
   } finally {
     for (const fd of fds) closeSync(fd);
   }
 }
 
-type Size = { cpus: number; memoryMib: number };
-
 /** Throws VmmError or ShimError. */
-export function createVm(shim: Shim, { cpus, memoryMib }: Size): Vm {
+export function buildMachine(options: MachineOptions): Machine {
+  return withFiles((open) => assemble(options, open));
+}
+
+/** Memory with kernel and initrd in it, vCPUs that know what they are. Throws as above. */
+export function prepareMachine(shim: Shim, expected: VmmExpected): Base {
+  return withFiles((open) => prepare(shim, expected, open));
+}
+
+function createVm(shim: Shim, { cpus, memoryMib }: VmmExpected): Vm {
   Vm.probe(shim);
   const { lowLimit, highBase } = LAYOUT;
   const memoryBytes = memoryMib * MIB;
   return Vm.create({ vcpus: cpus, memoryBytes, lowLimit, highBase, pit: false }, shim);
 }
 
-function takeVm({ shim, spec, ahead = null }: MachineOptions): Vm {
-  if (ahead !== null) {
-    if (ahead.cpus === spec.cpus && ahead.memoryMib === spec.memoryMib) return ahead.vm;
-    ahead.vm.destroy();
-  }
-  return createVm(shim, spec);
-}
-
-function assemble(options: MachineOptions, open: Open): Machine {
-  const { spec, consoleFd, vsockPath } = options;
-  const kernelFd = open(spec.kernelPath, "r", (why) => kernelMissing(spec.kernelPath, why));
-  const kernel = fileReader(spec.kernelPath, kernelFd);
+function prepare(shim: Shim, made: VmmExpected, open: Open): Base {
+  const { kernelPath, initrdPath, memoryMib } = made;
+  const kernelFd = open(kernelPath, "r", (why) => kernelMissing(kernelPath, why));
+  const kernel = fileReader(kernelPath, kernelFd);
   const plan = planKernel(kernel);
-  const initrd = spec.initrdPath === null ? null : openInitrd(spec.initrdPath, open);
-  const memoryBytes = spec.memoryMib * MIB;
-  const place = placeInitrd(plan, memoryBytes, initrd?.file.bytes ?? 0);
-  const devices = layoutDevices(spec);
-  const disks = spec.disks.map((disk) => openDisk(disk.path, disk.readOnly, open));
-  const line = commandLine(spec.kernelArgs, [], plan.commandLineMax);
+  const initrd = initrdPath === null ? null : openInitrd(initrdPath, open);
+  const place = placeInitrd(plan, memoryMib * MIB, initrd?.file.bytes ?? 0);
 
-  const vm = takeVm(options);
+  const vm = createVm(shim, made);
   try {
     const memory = new GuestMemory(vm.regions);
     loadSegments(plan, kernel, memory, (gpa, bytes, at) => vm.mapFile(gpa, bytes, kernelFd, at));
@@ -110,18 +115,48 @@ function assemble(options: MachineOptions, open: Open): Machine {
         vm.mapFile(gpa, bytes, initrd.fd, at),
       );
     }
+    setCpuids(vm, made);
+    return { made, vm, plan, initrd: initrd === null ? null : place };
+  } catch (error) {
+    vm.destroy();
+    throw error;
+  }
+}
+
+const isLike = (one: VmmExpected, other: VmmExpected): boolean =>
+  one.cpus === other.cpus &&
+  one.memoryMib === other.memoryMib &&
+  (one.cpuTemplate ?? "host") === (other.cpuTemplate ?? "host") &&
+  (one.hugepages ?? false) === (other.hugepages ?? false) &&
+  one.kernelPath === other.kernelPath &&
+  one.initrdPath === other.initrdPath;
+
+function takeBase({ shim, spec, ahead = null }: MachineOptions, open: Open): Base {
+  if (ahead !== null && isLike(ahead.made, spec)) return ahead;
+  ahead?.vm.destroy();
+  return prepare(shim, spec, open);
+}
+
+function assemble(options: MachineOptions, open: Open): Machine {
+  const { spec, consoleFd, vsockPath } = options;
+  const devices = layoutDevices(spec);
+  const disks = spec.disks.map((disk) => openDisk(disk.path, disk.readOnly, open));
+  const { vm, plan, initrd } = takeBase(options, open);
+  try {
+    const memory = new GuestMemory(vm.regions);
+    const line = commandLine(spec.kernelArgs, [], plan.commandLineMax);
     writeBootParameters(memory, {
       plan,
-      memoryBytes,
+      memoryBytes: spec.memoryMib * MIB,
       commandLine: line,
-      initrd: initrd === null ? null : place,
+      initrd,
       seed: crypto.getRandomValues(new Uint8Array(SEED_BYTES)),
     });
     writeAcpi(memory, spec.cpus, devices);
     writeGeneration(memory);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
     addDevices(vm, spec.cpus, devices, disks, consoleFd, vsockPath);
-    setVcpus(vm, spec, plan.entry);
+    setVcpus(vm, spec.cpus, plan.entry);
     return { vm, vcpus: spec.cpus, devices, commandLine: line };
   } catch (error) {
     vm.destroy();
@@ -244,11 +279,15 @@ function addNet(vm: Vm, config: NetConfig, tries = NET_TRIES): void {
   }
 }
 
-/** In the order Linux ≥ 6.13 wants: MSRs that depend on CPUID read as zero before it is set. */
-function setVcpus(vm: Vm, { cpus, cpuTemplate = "host" }: VmmSpec, entry: number): void {
+function setCpuids(vm: Vm, { cpus, cpuTemplate = "host" }: VmmExpected): void {
   const offered = applyTemplate(decodeCpuid(vm.supportedCpuid()), cpuTemplate);
-  for (let vcpu = 0; vcpu < cpus; vcpu += 1) {
+  for (let vcpu = 0; vcpu < cpus; vcpu += 1)
     vm.setCpuid(vcpu, encodeCpuid(cpuidFor(offered, vcpu, cpus)));
+}
+
+/** After CPUID, as Linux ≥ 6.13 wants: MSRs that depend on it read as zero before it is set. */
+function setVcpus(vm: Vm, cpus: number, entry: number): void {
+  for (let vcpu = 0; vcpu < cpus; vcpu += 1) {
     vm.setMsrs(vcpu, bootMsrs());
     vm.setState(vcpu, "regs", bootRegs(entry));
     vm.setState(vcpu, "fpu", bootFpu());

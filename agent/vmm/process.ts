@@ -146,7 +146,7 @@ class MachineProcess {
     });
     this.#run = run;
     this.#channel = listenForGuest(`${VMM_FILES.vsock}_${GUEST_PORT}`, run);
-    vm.confine(makeFilters());
+    vm.confine(this.#ahead?.filters ?? makeFilters());
     vm.start();
     this.#entryUs = Math.round(this.#uptimeUs());
     void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));
@@ -174,8 +174,8 @@ class MachineProcess {
   #build(): Machine {
     const consoleFd = openConsole(VMM_FILES.console);
     try {
-      const ahead = this.#ahead;
-      const shim = ahead?.shim ?? loadShim();
+      const shim = this.#ahead?.shim ?? loadShim();
+      const ahead = this.#ahead?.base ?? null;
       const vsockPath = VMM_FILES.vsock;
       return buildMachine({ shim, spec: this.#spec, consoleFd, vsockPath, ahead });
     } finally {

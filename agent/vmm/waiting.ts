@@ -1,6 +1,6 @@
 /**
  * A process that was started ahead of its machine: it has loaded everything and made a
- * VM of the size that machines here had last, and waits for spec.json and the action
+ * VM of the kind that machines here had last, kernel and all, and waits for spec.json and the action
  * "boot" on the control socket it will go on with.
  *
  * It lives as long as the agent that started it listens: when the last client leaves
@@ -8,16 +8,17 @@
  */
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { basename } from "node:path";
-import type { Shim, Vm } from "../../native/ffi.ts";
+import type { Filters, Shim } from "../../native/ffi.ts";
 import { VMM_FILES, type VmmExpected, type VmmStatus } from "../../proto/vmm.ts";
 import { refuse } from "./actions.ts";
 import { listenForControl } from "./control.ts";
 import { removeSocket } from "./guest-channel.ts";
-import { buildMachine, createVm } from "./machine.ts";
+import { type Base, buildMachine, prepareMachine } from "./machine.ts";
+import { makeFilters } from "./seccomp.ts";
 import { parseSpec } from "./spec.ts";
 import { hostPid, processStartTime } from "./status.ts";
 
-export type Prepared = { shim: Shim; vm: Vm; cpus: number; memoryMib: number };
+export type Prepared = { shim: Shim; base: Base; filters: Filters };
 
 /** A spec of nothing in particular. */
 const ANY_SPEC = {
@@ -62,8 +63,7 @@ export async function waitForBoot(loadShim: () => Shim): Promise<Prepared | null
   // Written by the supervisor, as the spec is.
   const expected = JSON.parse(readFileSync(VMM_FILES.pool, "utf8")) as VmmExpected;
   rehearse(shim, expected);
-  const { cpus, memoryMib } = expected;
-  const vm = createVm(shim, expected);
+  const prepared = { shim, base: prepareMachine(shim, expected), filters: makeFilters() };
   const status: VmmStatus = {
     machineId: basename(process.cwd()),
     incarnation: 0,
@@ -89,7 +89,7 @@ export async function waitForBoot(loadShim: () => Shim): Promise<Prepared | null
   const boots = await promise;
   process.off("SIGTERM", leave);
   control.close();
-  if (boots) return { shim, vm, cpus, memoryMib };
-  vm.destroy();
+  if (boots) return prepared;
+  prepared.base.vm.destroy();
   return null;
 }

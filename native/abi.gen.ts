@@ -25,6 +25,16 @@ export const CONFINE = {
   vcpu: 1,
   io: 2,
 } as const;
+export const DEVICE_FAULT = {
+  ringAddress: 1,
+  availIndex: 2,
+  headIndex: 3,
+  nextIndex: 4,
+  chainLength: 5,
+  descAddress: 6,
+  descFlags: 7,
+  indirectTable: 8,
+} as const;
 export const EVENT_KIND = {
   powerOff: 1,
   reset: 2,
@@ -108,6 +118,14 @@ export const BALLOON_STATS = {
   targetPages: 0,
   actualPages: 8,
   guest: 16,
+} as const;
+export const CONSOLE_CONFIG = {
+  bytes: 32,
+  size: 0,
+  gsi: 4,
+  base: 8,
+  outFd: 16,
+  outLimit: 24,
 } as const;
 export const RNG_CONFIG = {
   bytes: 16,

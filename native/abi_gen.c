@@ -123,6 +123,13 @@ static void print_devices(void)
 	FIELD(lv_balloon_stats, actual_pages);
 	FIELD(lv_balloon_stats, guest);
 	CLOSE();
+	OPEN("CONSOLE_CONFIG", lv_console_config);
+	FIELD(lv_console_config, size);
+	FIELD(lv_console_config, gsi);
+	FIELD(lv_console_config, base);
+	FIELD(lv_console_config, out_fd);
+	FIELD(lv_console_config, out_limit);
+	CLOSE();
 	OPEN("RNG_CONFIG", lv_rng_config);
 	FIELD(lv_rng_config, size);
 	FIELD(lv_rng_config, gsi);
@@ -193,6 +200,14 @@ static void print_numbers(void)
 	(void)printf("export const CONFINE = {\n  process: %d,\n  vcpu: %d,\n"
 		     "  io: %d,\n} as const;\n",
 		     LV_CONFINE_PROCESS, LV_CONFINE_VCPU, LV_CONFINE_IO);
+	(void)printf("export const DEVICE_FAULT = {\n  ringAddress: %d,\n"
+		     "  availIndex: %d,\n  headIndex: %d,\n  nextIndex: %d,\n"
+		     "  chainLength: %d,\n  descAddress: %d,\n"
+		     "  descFlags: %d,\n  indirectTable: %d,\n} as const;\n",
+		     LV_FAULT_RING_ADDRESS, LV_FAULT_AVAIL_INDEX,
+		     LV_FAULT_HEAD_INDEX, LV_FAULT_NEXT_INDEX,
+		     LV_FAULT_CHAIN_LENGTH, LV_FAULT_DESC_ADDRESS,
+		     LV_FAULT_DESC_FLAGS, LV_FAULT_INDIRECT_TABLE);
 	(void)printf("export const EVENT_KIND = {\n  powerOff: %d,\n"
 		     "  reset: %d,\n  debug: %d,\n  vcpuFailed: %d,\n"
 		     "  deviceFailed: %d,\n  hostFailed: %d,\n} as const;\n",

@@ -23,6 +23,7 @@ import type { Reason } from "../../proto/errors.ts";
 import type { VmmPhase, VmmRequest, VmmSpec } from "../../proto/vmm.ts";
 import type { VmEvent } from "../../native/ffi.ts";
 import { refuse } from "./actions.ts";
+import { deviceFault } from "./device-fault.ts";
 import { encodePowerOff, encodeRun, encodeSignal } from "./frames.ts";
 import type { GuestHandler } from "./guest-channel.ts";
 
@@ -176,7 +177,7 @@ export class Run implements GuestHandler {
         return this.#fault(vcpuFailure(event));
       case "device_failed":
         return this.#fault(
-          `The guest broke the queue of its virtio device ${event.device} (fault ${event.detail})`,
+          `The guest broke a queue of its virtio device ${event.device}: ${deviceFault(event.detail)}`,
         );
       case "host_failed":
         return this.#finish({

@@ -2,97 +2,15 @@
  * Bare-metal guests on /dev/kvm of any kind, through the shim: exits, memory, the
  * serial port, power and the events they become.
  */
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import {
-  closeSync,
-  existsSync,
-  mkdtempSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-} from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { writeBootTables } from "../../agent/vmm/boot.ts";
-import { GuestMemory } from "../../agent/vmm/guest-memory.ts";
+import { expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
+import type { GuestMemory } from "../../agent/vmm/guest-memory.ts";
 import { GIB, LAYOUT, MIB } from "../../agent/vmm/memory-map.ts";
-import { bootRegs, bootSregs } from "../../agent/vmm/vcpu-state.ts";
-import { Vm, type VmEvent } from "../../native/ffi.ts";
+import { kinds, runGuest, whyNoKvm } from "./bare-guest.ts";
 
-const GUESTS = join(import.meta.dir, "../../native/out/guests");
-const ENTRY = 0x100000;
-const EVENTS_MAX = 16;
-
-let directory = "";
-beforeAll(() => {
-  directory = mkdtempSync(join(tmpdir(), "leveret-direct-"));
-});
-afterAll(() => rmSync(directory, { recursive: true }));
-
-function whyNot(): string {
-  try {
-    Vm.probe();
-    return existsSync(GUESTS) ? "" : `${GUESTS} is missing; run "bun run build"`;
-  } catch (error) {
-    return error instanceof Error ? error.message : String(error);
-  }
-}
-const reason = whyNot();
+const reason = whyNoKvm();
 if (reason !== "") process.stderr.write(`tests/vm/direct: skipped: ${reason}\n`);
 const kvmTest = test.skipIf(reason !== "");
-
-type Outcome = { events: VmEvent[]; memory: GuestMemory; serial: string; vm: Vm };
-
-/** Runs a guest until an event that ends it: not debug, or debug of `last`. */
-async function runGuest(
-  name: string,
-  options: { last?: number; memoryBytes?: number; prepare?: (memory: GuestMemory) => void },
-  inspect: (outcome: Outcome) => void,
-): Promise<void> {
-  const serialPath = join(directory, `${name}.serial`);
-  const serialFd = openSync(serialPath, "w");
-  const vm = Vm.create({
-    vcpus: 1,
-    memoryBytes: options.memoryBytes ?? 16 * MIB,
-    lowLimit: LAYOUT.lowLimit,
-    highBase: LAYOUT.highBase,
-    pit: false,
-  });
-  try {
-    const memory = new GuestMemory(vm.regions);
-    memory.write(ENTRY, readFileSync(join(GUESTS, `${name}.bin`)));
-    writeBootTables(memory);
-    options.prepare?.(memory);
-    vm.addSerial({ port: 0x3f8, gsi: 4, outFd: serialFd, outLimit: 1000 });
-    vm.addPower({ port: 0x600, powerOff: 0x34, reset: 1 });
-    vm.addDebug(0xf4);
-    vm.setState(0, "regs", bootRegs(ENTRY));
-    vm.setState(0, "sregs", bootSregs(vm.getState(0, "sregs")));
-    vm.start();
-    const events: VmEvent[] = [];
-    const reader = Bun.file(vm.eventFd).stream().getReader();
-    while (!isOver(events.at(-1), options.last) && events.length < EVENTS_MAX) {
-      const event = vm.nextEvent();
-      if (event === null) await reader.read();
-      else events.push(event);
-    }
-    // The stream holds a duplicate of the eventfd.
-    await reader.cancel();
-    vm.stop();
-    inspect({ events, memory, vm, serial: readFileSync(serialPath, "utf8") });
-  } finally {
-    vm.destroy();
-    closeSync(serialFd);
-  }
-}
-
-function isOver(event: VmEvent | undefined, last: number | undefined): boolean {
-  return event !== undefined && (event.kind !== "debug" || event.value === last);
-}
-
-const kinds = (events: readonly VmEvent[]): string[] =>
-  events.map((event) => (event.kind === "debug" ? `debug ${event.value}` : event.kind));
 
 kvmTest("a guest speaks through the debug port and the serial port", async () => {
   await runGuest("hello", { last: 42 }, ({ events, serial, vm }) => {

@@ -13,6 +13,7 @@ import {
   Host,
   LogLine,
   Machine,
+  MachineMetrics,
   RevokedHost,
   type CreateMachineRequest,
 } from "../proto/rest.ts";
@@ -96,6 +97,11 @@ export class Client {
   /** By id, name or unique prefix of an id. */
   async machine(ref: string, signal?: AbortSignal): Promise<Machine> {
     return Machine.parse(await this.#json("GET", machinePath(ref), { signal }));
+  }
+
+  /** Throws STATE_CONFLICT for a machine that does not run. */
+  async metrics(ref: string): Promise<MachineMetrics> {
+    return MachineMetrics.parse(await this.#json("GET", `${machinePath(ref)}/metrics`, {}));
   }
 
   machines(signal?: AbortSignal): Promise<Machine[]> {

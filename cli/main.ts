@@ -15,6 +15,7 @@ const VERBS: Record<string, () => Promise<Command>> = {
   start: async () => (await import("./commands/machines.ts")).start,
   rm: async () => (await import("./commands/machines.ts")).rm,
   wait: async () => (await import("./commands/machines.ts")).wait,
+  metrics: async () => (await import("./commands/metrics.ts")).command,
   inspect: async () => (await import("./commands/machines.ts")).inspect,
   update: async () => (await import("./commands/config.ts")).update,
   metadata: async () => (await import("./commands/config.ts")).metadata,

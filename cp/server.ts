@@ -18,6 +18,7 @@ import { clusterSecret } from "./db/queries/replicas.ts";
 import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
 import { RoutedLogs } from "./hub/routed-logs.ts";
+import { RoutedMetrics } from "./hub/routed-metrics.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
@@ -98,7 +99,8 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     {
       ...deps,
       logs: new RoutedLogs(deps, registry, attachments, { id: replicaId, secret }),
-      internal: { secret, logs: attachments },
+      metrics: new RoutedMetrics(deps, registry, attachments, { id: replicaId, secret }),
+      internal: { secret, logs: attachments, metrics: attachments },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       shutdown: shutdown.signal,

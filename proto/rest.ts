@@ -261,6 +261,49 @@ export const Machine = z
   .meta({ id: "Machine" });
 export type Machine = z.infer<typeof Machine>;
 
+const counter = z.int().min(0);
+
+/** What one run has counted so far; all of it begins again with the next one. */
+export const MachineMetrics = z
+  .object({
+    instance_id: z.string(),
+    time: z.int().meta({ description: "Unix milliseconds" }),
+    cpu_us: counter.meta({ description: "Processor time of the machine and its VMM" }),
+    resident_bytes: counter.meta({ description: "Memory of the host that it holds" }),
+    balloon: z
+      .object({
+        target_bytes: counter,
+        actual_bytes: counter,
+        free_bytes: counter.meta({ description: "As the guest sees it, at the request before" }),
+        available_bytes: counter,
+      })
+      .nullable(),
+    vcpus: z.array(
+      z.object({
+        exits_pio: counter,
+        exits_mmio: counter,
+        exits_interrupt: counter,
+        exits_other: counter,
+      }),
+    ),
+    devices: z.array(
+      z.object({
+        name: z.string().meta({ description: "Kind and number", example: "blk0" }),
+        notifications: counter.meta({ description: "By the guest" }),
+        interrupts: counter.meta({ description: "To the guest" }),
+        requests: counter,
+        bytes_in: counter.meta({ description: "Into the guest" }),
+        bytes_out: counter.meta({ description: "Out of the guest" }),
+        throttled: counter.meta({ description: "Times that a rate limit made it wait" }),
+        malformed: counter.meta({ description: "Requests that broke the device's rules" }),
+        dropped: counter,
+        errors: counter,
+      }),
+    ),
+  })
+  .meta({ id: "MachineMetrics" });
+export type MachineMetrics = z.infer<typeof MachineMetrics>;
+
 export const Host = z
   .object({
     id: z.string(),

@@ -3,6 +3,7 @@
  * there is decided by runtime/machine.ts. kvm-driver and fake-driver pass the same
  * suite (tests/agent/driver-suite.ts).
  */
+import type { RunMetrics } from "./metrics.ts";
 import type { CpuTemplate, GuestProcess, VmmStatus } from "../../proto/vmm.ts";
 
 export type RunRequest = {
@@ -34,6 +35,8 @@ export type MachineRun = {
   subscribe(listener: (status: VmmStatus) => void): () => void;
   /** Resolves with the last status (phase "ended") when the process is gone. Never rejects. */
   readonly ended: Promise<VmmStatus>;
+  /** Counted so far. Throws VMM_FAULT when the VMM does not answer (any more). */
+  metrics(): Promise<RunMetrics>;
   /** Asks the image's process to stop (signal 0 = its own); killed after timeoutMs. */
   stop(signal: number, timeoutMs: number): Promise<void>;
   /** Resolves when the process is gone. Safe twice. */

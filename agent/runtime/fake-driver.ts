@@ -10,6 +10,7 @@ import { OUTPUT_STREAM, OutputLogWriter } from "../../lib/output-log.ts";
 import { LvError, isReason } from "../../proto/errors.ts";
 import { MachineId } from "../../proto/ids.ts";
 import type { VmmStatus } from "../../proto/vmm.ts";
+import type { RunMetrics } from "./metrics.ts";
 import type { Driver, Found, MachineRun, RunRequest } from "./driver.ts";
 
 const TICK_MS = 5;
@@ -72,6 +73,23 @@ export class FakeRun implements MachineRun {
       this.#later(timeoutMs, () => void this.kill());
     else this.#finishBySignal(signal === 0 ? this.#request.process.stopSignal : signal);
     return Promise.resolve();
+  }
+
+  metrics(): Promise<RunMetrics> {
+    const { cpus, memoryMib } = this.#request;
+    const none = { notifies: 0, interrupts: 0, bytesOut: 0, throttled: 0, malformed: 0 };
+    const blk = { kind: "blk", ...none, requests: 3, bytesIn: 4_096, dropped: 0, errors: 0 };
+    return Promise.resolve({
+      vcpus: Array.from({ length: cpus }, (_, i) => ({
+        exitsPio: 0,
+        exitsMmio: i + 1,
+        exitsIntr: 0,
+        exitsOther: 0,
+      })),
+      devices: [blk, { ...blk, requests: 0, bytesIn: 0 }],
+      cpuUs: 1_000,
+      residentBytes: memoryMib * 2 ** 20,
+    });
   }
 
   async kill(): Promise<void> {

@@ -16,6 +16,7 @@ import { LvError } from "../../proto/errors.ts";
 import { VMM_FILES, type VmmStatus } from "../../proto/vmm.ts";
 import type { Clock } from "../../lib/clock.ts";
 import type { MachineRun } from "./driver.ts";
+import { type RunMetrics, usageOf } from "./metrics.ts";
 import { isAlive, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
 import { readLastError, readStatus } from "./vmm-files.ts";
 import { VmmClient } from "./vmm-client.ts";
@@ -123,6 +124,12 @@ export class VmmProcess implements MachineRun {
     if (this.#finished) return;
     const client = this.#client ?? (await this.#connection.promise);
     await client?.request({ action: "stop", signal, timeoutMs });
+  }
+
+  async metrics(): Promise<RunMetrics> {
+    const client = this.#client ?? (this.#finished ? null : await this.#connection.promise);
+    if (client === null) throw new LvError("VMM_FAULT", "The VMM process is gone");
+    return { ...(await client.metrics()), ...usageOf(this.#options.name.pid) };
   }
 
   async kill(): Promise<void> {

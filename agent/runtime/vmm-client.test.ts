@@ -67,6 +67,20 @@ describe("the control socket, against a VMM that may be hostile", () => {
     client.close();
   });
 
+  test("metrics are what the VMM answers, once they are in order", async () => {
+    const client = await connect();
+    const vcpu = { exitsPio: 1, exitsMmio: 2, exitsIntr: 3, exitsOther: 4 };
+    const metrics = { vcpus: [vcpu], devices: [] };
+    onLine = (line) => {
+      const { id, action } = JSON.parse(line) as { id: number; action: string };
+      expect(action).toBe("metrics");
+      peer?.write(`${JSON.stringify({ id, ok: true, metrics: id === 1 ? metrics : { a: 1 } })}\n`);
+    };
+    expect(await client.metrics()).toEqual(metrics);
+    expect((await failure(client.metrics())).reason).toBe("VMM_FAULT");
+    client.close();
+  });
+
   test("a refusal keeps its reason", async () => {
     const client = await connect();
     onLine = () => peer?.write('{"id":1,"ok":false,"reason":"STATE_CONFLICT","message":"no"}\n');

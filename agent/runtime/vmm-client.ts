@@ -5,13 +5,16 @@
  */
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, isReason } from "../../proto/errors.ts";
-import type { VmmRequest, VmmStatus } from "../../proto/vmm.ts";
+import type { VmmMetrics, VmmRequest, VmmStatus } from "../../proto/vmm.ts";
+import { parseMetrics } from "./metrics.ts";
 import { parseJson, parseStatus } from "./vmm-files.ts";
 
 const REPLY_TIMEOUT_MS = 5_000;
 
 type Action = VmmRequest extends infer R ? (R extends VmmRequest ? Omit<R, "id"> : never) : never;
-type Waiter = { resolve: () => void; reject: (error: LvError) => void };
+/** What a reply carries beside its ok. */
+type Answer = { metrics?: unknown };
+type Waiter = { resolve: (answer: Answer) => void; reject: (error: LvError) => void };
 
 export class VmmClient {
   readonly #machineId: string;
@@ -51,9 +54,9 @@ export class VmmClient {
   }
 
   /** Resolves at the VMM's ok; throws its reason, or VMM_FAULT when it does not answer. */
-  async request(action: Action): Promise<void> {
+  async request(action: Action): Promise<Answer> {
     const id = this.#nextId++;
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     const timer = setTimeout(
       () => reject(new LvError("VMM_FAULT", "The VMM process does not answer")),
       REPLY_TIMEOUT_MS,
@@ -63,11 +66,18 @@ export class VmmClient {
     this.#socket?.write(`${JSON.stringify({ id, ...action })}\n`);
     if (this.#socket === null) reject(new LvError("VMM_FAULT", "The VMM process is gone"));
     try {
-      await promise;
+      return await promise;
     } finally {
       clearTimeout(timer);
       this.#waiters.delete(id);
     }
+  }
+
+  /** As request; VMM_FAULT, too, for what are no metrics. */
+  async metrics(): Promise<VmmMetrics> {
+    const metrics = parseMetrics((await this.request({ action: "metrics" })).metrics);
+    if (metrics !== null) return metrics;
+    throw new LvError("VMM_FAULT", "The VMM process answered with something that is no metrics");
   }
 
   close(): void {
@@ -103,7 +113,8 @@ export class VmmClient {
     }
     if (!("id" in message) || typeof message.id !== "number" || !("ok" in message)) return false;
     const waiter = this.#waiters.get(message.id);
-    if (message.ok === true) waiter?.resolve();
+    if (message.ok === true)
+      waiter?.resolve("metrics" in message ? { metrics: message.metrics } : {});
     else waiter?.reject(refusal(message));
     return true;
   }

@@ -18,6 +18,7 @@ import { hostRoutes } from "./routes/hosts.ts";
 import { internalRoutes } from "./routes/internal.ts";
 import { logRoutes } from "./routes/logs.ts";
 import { machineConfigRoutes } from "./routes/machine-config.ts";
+import { machineMetricsRoutes } from "./routes/machine-metrics.ts";
 import { machineRoutes } from "./routes/machines.ts";
 import { projectRoutes } from "./routes/projects.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -67,6 +68,7 @@ export function createApp(deps: HttpDeps, version: string): App {
   machineRoutes(app, deps);
   machineConfigRoutes(app, deps);
   logRoutes(app, deps);
+  machineMetricsRoutes(app, deps);
   eventRoutes(app, deps);
   // Before /v1/hosts/{id}: "tokens" is no host.
   enrolmentRoutes(app, deps);

@@ -3,6 +3,7 @@ import type { OpenAPIHono } from "@hono/zod-openapi";
 import type { Principal } from "../core/access.ts";
 import type { HostsAdmin } from "../hub/hosts-admin.ts";
 import type { Deps } from "../ops/deps.ts";
+import type { MetricsSource } from "../ops/machine-metrics.ts";
 import type { LogSource } from "../ops/follow-logs.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
 import type { z } from "zod";
@@ -10,6 +11,7 @@ import type { Internal } from "./routes/internal.ts";
 
 export type HttpDeps = Deps & {
   logs: LogSource;
+  metrics: MetricsSource;
   hosts: HostsAdmin;
   internal: Internal;
   progress(machineId: string): z.infer<typeof ImageProgress> | null;

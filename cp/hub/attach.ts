@@ -12,9 +12,16 @@
 import { create } from "@bufbuild/protobuf";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, isReason } from "../../proto/errors.ts";
-import { SessionFrameSchema, type SessionFrame } from "../../proto/gen/leveret/v1/agent_pb.js";
+import {
+  SessionFrameSchema,
+  type OpenSession,
+  type SessionEnd,
+  type SessionFrame,
+} from "../../proto/gen/leveret/v1/agent_pb.js";
 import { SessionId } from "../../proto/ids.ts";
 import type { LogPiece, LogSource } from "../ops/follow-logs.ts";
+import type { MetricsSource, Reading } from "../ops/machine-metrics.ts";
+import { readingFromWire } from "./metrics-wire.ts";
 import { Queue } from "./queue.ts";
 import type { Registry } from "./registry.ts";
 import type { HubSession } from "./session.ts";
@@ -29,9 +36,10 @@ type Joined = {
 /** An agent has at most two halves of its credit outstanding; the rest is room to spare. */
 const GRANTS_MAX = 16;
 
+type Kind = OpenSession["kind"];
 type Waiting = { session: HubSession; join: (joined: Joined) => void };
 
-export class Attachments implements LogSource {
+export class Attachments implements LogSource, MetricsSource {
   readonly #registry: Registry;
   readonly #waiting = new Map<string, Waiting>();
   readonly #timeoutMs: number;
@@ -49,7 +57,15 @@ export class Attachments implements LogSource {
     const session = this.#registry.get(hostId);
     if (session === undefined)
       throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
-    const joined = await this.#join(session, request, signal);
+    const kind: Kind = {
+      case: "logs",
+      value: {
+        $typeName: "leveret.v1.LogSession",
+        afterSequence: BigInt(request.after),
+        follow: request.follow,
+      },
+    };
+    const joined = await this.#join(session, request.machineId, kind, signal);
     let abandon: (error: LvError) => void = () => undefined;
     const onAbort = (): void => {
       joined.release();
@@ -76,9 +92,8 @@ export class Attachments implements LogSource {
           taken = 0;
         }
         if (frame.case === "end") {
-          const { errorReason, errorMessage } = frame.value;
-          if (errorReason === "") return;
-          throw new LvError(isReason(errorReason) ? errorReason : "INTERNAL", errorMessage);
+          if (frame.value.errorReason === "") return;
+          throw refused(frame.value);
         }
       }
     } finally {
@@ -87,11 +102,36 @@ export class Attachments implements LogSource {
     }
   }
 
-  #join(
-    session: HubSession,
-    request: { machineId: string; after: number; follow: boolean },
-    signal: AbortSignal,
-  ): Promise<Joined> {
+  /** One answer. Ends by itself within twice the time that a session may take to open. */
+  async readMetrics(hostId: string, machineId: string, caller: AbortSignal): Promise<Reading> {
+    const session = this.#registry.get(hostId);
+    if (session === undefined)
+      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
+    const kind: Kind = { case: "metrics", value: { $typeName: "leveret.v1.MetricsSession" } };
+    const joined = await this.#join(session, machineId, kind, caller);
+    const late = AbortSignal.timeout(this.#timeoutMs);
+    const signal = AbortSignal.any([caller, late, session.ended]);
+    let onAbort: () => void = () => undefined;
+    try {
+      const ended = new Promise<never>((_, reject) => {
+        onAbort = () => reject(caller.aborted ? cancelled() : broken(signal.reason));
+        signal.addEventListener("abort", onAbort, { once: true });
+        if (signal.aborted) onAbort();
+      });
+      const first = joined.frames.next().catch((error: unknown) => {
+        throw broken(error);
+      });
+      const { value, done } = await Promise.race([first, ended]);
+      const frame = done === true ? undefined : value.frame;
+      if (frame?.case === "metrics") return readingFromWire(frame.value);
+      throw frame?.case === "end" ? refused(frame.value) : broken(undefined);
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+      joined.release();
+    }
+  }
+
+  #join(session: HubSession, machineId: string, kind: Kind, signal: AbortSignal): Promise<Joined> {
     const sessionId = SessionId.create();
     return new Promise<Joined>((resolve, reject) => {
       const settle = (act: () => void): void => {
@@ -125,16 +165,9 @@ export class Attachments implements LogSource {
         value: {
           $typeName: "leveret.v1.OpenSession",
           sessionId,
-          machineId: request.machineId,
+          machineId,
           creditBytes: BigInt(LIMITS.sessionCreditBytes),
-          kind: {
-            case: "logs",
-            value: {
-              $typeName: "leveret.v1.LogSession",
-              afterSequence: BigInt(request.after),
-              follow: request.follow,
-            },
-          },
+          kind,
         },
       });
     });
@@ -181,6 +214,10 @@ export class Attachments implements LogSource {
 function creditFrame(bytes: number): SessionFrame {
   const value = { $typeName: "leveret.v1.SessionCredit", bytes: BigInt(bytes) } as const;
   return create(SessionFrameSchema, { frame: { case: "credit", value } });
+}
+
+function refused({ errorReason, errorMessage }: SessionEnd): LvError {
+  return new LvError(isReason(errorReason) ? errorReason : "INTERNAL", errorMessage);
 }
 
 function cancelled(): LvError {

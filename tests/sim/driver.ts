@@ -90,6 +90,10 @@ export class SimRun implements MachineRun {
     return Promise.resolve();
   }
 
+  metrics(): ReturnType<MachineRun["metrics"]> {
+    return Promise.resolve({ vcpus: [], devices: [], cpuUs: 0, residentBytes: 0 });
+  }
+
   async kill(): Promise<void> {
     this.#later(1, 3, () => this.finish({ exitCode: 137, exitSignal: 9 }));
     await this.ended;

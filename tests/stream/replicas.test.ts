@@ -10,6 +10,8 @@ import { findOwner, takeLead } from "../../cp/db/queries/replicas.ts";
 import { hosts } from "../../cp/db/schema/hosts.ts";
 import { leaders } from "../../cp/db/schema/leaders.ts";
 import { LOGS_PATH } from "../../cp/hub/routed-logs.ts";
+import { METRICS_PATH } from "../../cp/hub/routed-metrics.ts";
+import { failure } from "../kit/failure.ts";
 import { PlaneChild } from "../kit/plane-child.ts";
 import { createDatabase } from "../kit/postgres.ts";
 import { TestAgent } from "../kit/test-agent.ts";
@@ -61,10 +63,18 @@ test("matrix: two replicas believe they own a host", async () => {
   await until("output through the other replica", async () =>
     (await logsOf(client, id)).includes("line 0"),
   );
-  const stranger = await fetch(
-    `${owner.httpUrl}${LOGS_PATH}?host=${hostId}&machine=${id}&after=0&follow=0`,
-  );
-  expect(stranger.status).toBe(404);
+  for (const path of [`${LOGS_PATH}?after=0&follow=0`, `${METRICS_PATH}?`]) {
+    const stranger = await fetch(`${owner.httpUrl}${path}&host=${hostId}&machine=${id}`);
+    expect(stranger.status).toBe(404);
+  }
+  // What the host counts, and what it refuses, through the other replica.
+  expect(await client.metrics(id)).toMatchObject({ instance_id: `${id}.1`, cpu_us: 1_000 });
+  const { id: over } = await client.createMachine({
+    config: { image: "busybox", init: { cmd: ["exit", "0"] } },
+  });
+  await until("its end", async () => (await client.machine(over)).state === "stopped");
+  expect((await failure(client.metrics(over))).reason).toBe("STATE_CONFLICT");
+  await client.remove(over);
 
   owner.freeze();
   const taken = await until(

@@ -220,6 +220,11 @@ guestTest(
     expect(seen.map((links) => links.size)).toEqual(NAMESPACES.map(() => 3));
     expect([...uids].every((uid) => Number(uid) >= UID_BASE)).toBe(true);
     expect(uids.size).toBe(2);
+    // What the agent is told, and what the kernel says of a process in a jail.
+    const counted = await started[0]?.run.metrics();
+    expect(counted?.vcpus[0]?.exitsMmio).toBeGreaterThan(0);
+    expect(counted?.devices.map(({ kind }) => kind)).toContain("blk");
+    expect(counted?.residentBytes).toBeGreaterThan(2 ** 20);
     driver.close();
     // A second agent finds them by pid and start time, through the jail's walls.
     const next = new KvmDriver({ ...options, jail: makeJail() });

@@ -13,6 +13,7 @@ import {
 import type { AgentContext } from "../../context.ts";
 import { Credit } from "../credit.ts";
 import { logFrames } from "../log-session.ts";
+import { machineMetrics } from "../metrics-session.ts";
 import { dial } from "../transport.ts";
 
 const MAX_SESSIONS = 256;
@@ -78,10 +79,14 @@ export class SessionRunner {
         throw new LvError("LIMIT_EXCEEDED", `This host serves ${MAX_SESSIONS} sessions already`);
       if (kind.case === undefined)
         throw new LvError("UNIMPLEMENTED", "This agent does not know that kind of session");
-      for await (const chunk of logFrames(fleet, machineId, kind.value, signal)) {
-        await credit.take(chunk.data.length, signal);
-        yield frameOf({ case: "log", value: chunk });
-      }
+      if (kind.case === "metrics") {
+        const value = await machineMetrics(fleet, machineId, this.#context.clock.now());
+        yield frameOf({ case: "metrics", value });
+      } else
+        for await (const chunk of logFrames(fleet, machineId, kind.value, signal)) {
+          await credit.take(chunk.data.length, signal);
+          yield frameOf({ case: "log", value: chunk });
+        }
     } catch (error) {
       if (signal.aborted) return;
       failure = LvError.from(error);

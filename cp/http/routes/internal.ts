@@ -4,7 +4,10 @@
  */
 import { timingSafeEqual } from "node:crypto";
 import { LvError } from "../../../proto/errors.ts";
+import { METRICS_PATH, metricsAnswer, MetricsQuery } from "../../hub/routed-metrics.ts";
 import { LOGS_PATH, LogQuery, logLines } from "../../hub/routed-logs.ts";
+import type { Context } from "hono";
+import type { MetricsSource } from "../../ops/machine-metrics.ts";
 import type { LogSource } from "../../ops/follow-logs.ts";
 import type { App } from "../deps.ts";
 
@@ -12,13 +15,26 @@ export type Internal = {
   secret: string;
   /** Of this replica's own hub: what it is asked for is never passed on. */
   logs: LogSource;
+  metrics: MetricsSource;
 };
 
+function forReplicas(c: Context, internal: Internal): void {
+  if (!same(c.req.header("authorization"), `Bearer ${internal.secret}`))
+    throw new LvError("NOT_FOUND", `No route ${c.req.method} ${c.req.path}`);
+}
+
 export function internalRoutes(app: App, internal: Internal, shutdown: AbortSignal): void {
+  app.get(METRICS_PATH, async (c) => {
+    forReplicas(c, internal);
+    const query = MetricsQuery.safeParse(c.req.query());
+    if (!query.success) throw new LvError("NOT_FOUND", `No route GET ${METRICS_PATH}`);
+    const signal = AbortSignal.any([c.req.raw.signal, shutdown]);
+    return c.json(await metricsAnswer(internal.metrics, query.data, signal));
+  });
   app.get(LOGS_PATH, (c) => {
+    forReplicas(c, internal);
     const query = LogQuery.safeParse(c.req.query());
-    if (!query.success || !same(c.req.header("authorization"), `Bearer ${internal.secret}`))
-      throw new LvError("NOT_FOUND", `No route GET ${LOGS_PATH}`);
+    if (!query.success) throw new LvError("NOT_FOUND", `No route GET ${LOGS_PATH}`);
     const gone = new AbortController();
     const signal = AbortSignal.any([c.req.raw.signal, shutdown, gone.signal]);
     const source = logLines(internal.logs, query.data, signal);

@@ -41,6 +41,9 @@ export async function startApi(): Promise<Api> {
       throw new LvError("HOST_UNAVAILABLE", "no hub here");
     },
   };
+  const metrics: HttpDeps["metrics"] = {
+    readMetrics: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")),
+  };
   const deps: HttpDeps = {
     database,
     clock: systemClock,
@@ -48,7 +51,8 @@ export async function startApi(): Promise<Api> {
     changes: new Changes(),
     wake: (hostId) => void woken.push(hostId),
     logs,
-    internal: { secret: "a secret of the replicas", logs },
+    metrics,
+    internal: { secret: "a secret of the replicas", logs, metrics },
     hosts: {
       issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
       revoke: () => Promise.resolve(0),

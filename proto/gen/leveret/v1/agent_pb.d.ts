@@ -933,6 +933,14 @@ export declare type OpenSession = Message<"leveret.v1.OpenSession"> & {
      */
     value: LogSession;
     case: "logs";
+  } | {
+    /**
+     * Answered with one SessionFrame.metrics.
+     *
+     * @generated from field: leveret.v1.MetricsSession metrics = 10;
+     */
+    value: MetricsSession;
+    case: "metrics";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -974,6 +982,214 @@ export declare type LogSession = Message<"leveret.v1.LogSession"> & {
  * Use `create(LogSessionSchema)` to create a new message.
  */
 export declare const LogSessionSchema: GenMessage<LogSession>;
+
+/**
+ * @generated from message leveret.v1.MetricsSession
+ */
+export declare type MetricsSession = Message<"leveret.v1.MetricsSession"> & {
+};
+
+/**
+ * Describes the message leveret.v1.MetricsSession.
+ * Use `create(MetricsSessionSchema)` to create a new message.
+ */
+export declare const MetricsSessionSchema: GenMessage<MetricsSession>;
+
+/**
+ * MachineMetrics is what one run has counted so far. Counters only grow and begin
+ * again with the next incarnation.
+ *
+ * @generated from message leveret.v1.MachineMetrics
+ */
+export declare type MachineMetrics = Message<"leveret.v1.MachineMetrics"> & {
+  /**
+   * @generated from field: uint64 incarnation = 1;
+   */
+  incarnation: bigint;
+
+  /**
+   * unix
+   *
+   * @generated from field: uint64 time_ms = 2;
+   */
+  timeMs: bigint;
+
+  /**
+   * Of the VMM process with all its threads, guest included.
+   *
+   * @generated from field: uint64 cpu_us = 3;
+   */
+  cpuUs: bigint;
+
+  /**
+   * guest memory that was touched, and the VMM's own
+   *
+   * @generated from field: uint64 resident_bytes = 4;
+   */
+  residentBytes: bigint;
+
+  /**
+   * @generated from field: repeated leveret.v1.VcpuMetrics vcpus = 5;
+   */
+  vcpus: VcpuMetrics[];
+
+  /**
+   * in the order of the guest's devices
+   *
+   * @generated from field: repeated leveret.v1.DeviceMetrics devices = 6;
+   */
+  devices: DeviceMetrics[];
+
+  /**
+   * absent before the guest's driver is there
+   *
+   * @generated from field: leveret.v1.BalloonMetrics balloon = 7;
+   */
+  balloon?: BalloonMetrics | undefined;
+};
+
+/**
+ * Describes the message leveret.v1.MachineMetrics.
+ * Use `create(MachineMetricsSchema)` to create a new message.
+ */
+export declare const MachineMetricsSchema: GenMessage<MachineMetrics>;
+
+/**
+ * VcpuMetrics: exits from the guest by what the processor wanted.
+ *
+ * @generated from message leveret.v1.VcpuMetrics
+ */
+export declare type VcpuMetrics = Message<"leveret.v1.VcpuMetrics"> & {
+  /**
+   * @generated from field: uint64 exits_pio = 1;
+   */
+  exitsPio: bigint;
+
+  /**
+   * @generated from field: uint64 exits_mmio = 2;
+   */
+  exitsMmio: bigint;
+
+  /**
+   * kicked from outside
+   *
+   * @generated from field: uint64 exits_interrupt = 3;
+   */
+  exitsInterrupt: bigint;
+
+  /**
+   * @generated from field: uint64 exits_other = 4;
+   */
+  exitsOther: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.VcpuMetrics.
+ * Use `create(VcpuMetricsSchema)` to create a new message.
+ */
+export declare const VcpuMetricsSchema: GenMessage<VcpuMetrics>;
+
+/**
+ * @generated from message leveret.v1.DeviceMetrics
+ */
+export declare type DeviceMetrics = Message<"leveret.v1.DeviceMetrics"> & {
+  /**
+   * blk, net, vsock, rng, balloon, …
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * by the guest
+   *
+   * @generated from field: uint64 notifications = 2;
+   */
+  notifications: bigint;
+
+  /**
+   * to the guest
+   *
+   * @generated from field: uint64 interrupts = 3;
+   */
+  interrupts: bigint;
+
+  /**
+   * @generated from field: uint64 requests = 4;
+   */
+  requests: bigint;
+
+  /**
+   * into the guest
+   *
+   * @generated from field: uint64 bytes_in = 5;
+   */
+  bytesIn: bigint;
+
+  /**
+   * out of it
+   *
+   * @generated from field: uint64 bytes_out = 6;
+   */
+  bytesOut: bigint;
+
+  /**
+   * @generated from field: uint64 throttled = 7;
+   */
+  throttled: bigint;
+
+  /**
+   * @generated from field: uint64 malformed = 8;
+   */
+  malformed: bigint;
+
+  /**
+   * @generated from field: uint64 dropped = 9;
+   */
+  dropped: bigint;
+
+  /**
+   * @generated from field: uint64 errors = 10;
+   */
+  errors: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.DeviceMetrics.
+ * Use `create(DeviceMetricsSchema)` to create a new message.
+ */
+export declare const DeviceMetricsSchema: GenMessage<DeviceMetrics>;
+
+/**
+ * @generated from message leveret.v1.BalloonMetrics
+ */
+export declare type BalloonMetrics = Message<"leveret.v1.BalloonMetrics"> & {
+  /**
+   * @generated from field: uint64 target_bytes = 1;
+   */
+  targetBytes: bigint;
+
+  /**
+   * @generated from field: uint64 actual_bytes = 2;
+   */
+  actualBytes: bigint;
+
+  /**
+   * @generated from field: uint64 free_bytes = 3;
+   */
+  freeBytes: bigint;
+
+  /**
+   * @generated from field: uint64 available_bytes = 4;
+   */
+  availableBytes: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.BalloonMetrics.
+ * Use `create(BalloonMetricsSchema)` to create a new message.
+ */
+export declare const BalloonMetricsSchema: GenMessage<BalloonMetrics>;
 
 /**
  * @generated from message leveret.v1.Goodbye
@@ -1070,6 +1286,12 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
      */
     value: SessionCredit;
     case: "credit";
+  } | {
+    /**
+     * @generated from field: leveret.v1.MachineMetrics metrics = 10;
+     */
+    value: MachineMetrics;
+    case: "metrics";
   } | { case: undefined; value?: undefined };
 };
 

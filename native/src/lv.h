@@ -281,25 +281,35 @@ int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 		 struct lv_events *events, struct lv_device **out);
 
-/* ---- 16550A (serial.c) ---- */
+/* ---- what a guest says (output.c) ---- */
 
-#define LV_SERIAL_FIFO 64u
-#define LV_SERIAL_LINE 256u
+#define LV_LINE 256u
+
+struct lv_output {
+	int fd;	       /* -1 = discard */
+	uint64_t left; /* UINT64_MAX = no limit */
+	uint64_t dropped;
+	uint32_t len;
+	uint8_t line[LV_LINE];
+};
+
+/* Dups fd (-1 = discard). limit: bytes ever written to it, 0 = none. */
+int lv_output_init(struct lv_output *output, int fd, uint64_t limit);
+void lv_output_free(struct lv_output *output);
+/* Writes at the end of a line, or when it is too long. */
+void lv_output_put(struct lv_output *output, uint8_t byte);
+void lv_output_flush(struct lv_output *output);
+
+/* ---- 16550A (serial.c) ---- */
 
 struct lv_serial {
 	pthread_mutex_t lock;
 	uint16_t port;
-	int out_fd;
 	int irq_fd;
-	uint64_t out_left; /* UINT64_MAX = no limit */
-	uint64_t dropped;
-	uint8_t ier, lcr, mcr, lsr, scr, fcr;
-	uint8_t pending; /* IIR causes that wait: LV_IIR_* bits */
-	uint16_t divisor;
-	uint8_t fifo[LV_SERIAL_FIFO];
-	uint32_t fifo_first, fifo_count;
-	uint8_t line[LV_SERIAL_LINE];
-	uint32_t line_len;
+	bool empty; /* the transmitter is, and the driver shall hear of it */
+	uint8_t divisor[2];
+	uint8_t reg[8]; /* those that read as they were written */
+	struct lv_output output;
 };
 
 /* Dups out_fd (-1 = discard) and opens irq_fd. */

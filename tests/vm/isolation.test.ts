@@ -23,7 +23,14 @@ import { MachineId } from "../../proto/ids.ts";
 import { VMM_EXIT, VMM_FILES } from "../../proto/vmm.ts";
 import { until } from "../kit/until.ts";
 import type { ProbeFound, ProbeInput } from "./jail-probe.ts";
-import { DEV_KERNEL_ARGS, TemporaryDirectory, writeBusyboxImage, writePlainInitrd } from "./kit.ts";
+import { whyNoKvm } from "./bare-guest.ts";
+import {
+  DEV_KERNEL_ARGS,
+  TemporaryDirectory,
+  writeBareKernel,
+  writeBusyboxImage,
+  writePlainInitrd,
+} from "./kit.ts";
 
 const UID_BASE = 1_910_000_000;
 const TIMEOUT_MS = 30_000;
@@ -37,6 +44,7 @@ function whySkipped(): string {
 const reason = whySkipped();
 if (reason !== "") process.stderr.write(`tests/vm/isolation: skipped: ${reason}\n`);
 const jailTest = test.skipIf(reason !== "");
+const bareTest = test.skipIf(reason !== "" || whyNoKvm() !== "");
 const guestTest = test.skipIf(reason !== "" || kernelPath === "");
 
 let temporary: TemporaryDirectory;
@@ -157,8 +165,18 @@ const FORBIDDEN: [string, number, (number | string)[]][] = [
   ["unshare", 272, [0x10000000]],
   ["socket of AF_INET", 41, [2, 1, 0]],
   ["socket of AF_NETLINK", 41, [16, 3, 0]],
+  ["a raw socket", 41, [2, 3, 1]],
+  ["a packet socket", 41, [17, 3, 0]],
   ["bpf", 321, [0]],
   ["userfaultfd", 323, [0]],
+  ["io_uring_setup", 425, [4, 0]],
+  ["keyctl", 250, [0]],
+  ["add_key", 248, ["user", "x", 0, 0]],
+  ["setns", 308, [0, 0]],
+  ["pivot_root", 155, ["/", "/"]],
+  ["process_vm_readv", 310, [1, 0, 0, 0]],
+  ["open_by_handle_at", 304, [0, 0, 0]],
+  ["perf_event_open", 298, [0]],
   ["a fork", 56, [17]],
 ];
 for (const [name, number, args] of FORBIDDEN)
@@ -178,48 +196,86 @@ for (const [name, number, args] of FORBIDDEN)
 const statusField = (text: string, name: string): string =>
   new RegExp(`^${name}:[ \\t]*(.*)$`, "m").exec(text)?.[1] ?? "";
 
-async function startMachine(driver: KvmDriver): Promise<{ run: MachineRun; id: string }> {
+async function startMachine(
+  driver: KvmDriver,
+  change: Partial<RunRequest> = {},
+): Promise<{ run: MachineRun; id: string }> {
   const id = MachineId.create();
-  const run = await driver.start(request(id), new AbortController().signal);
-  await until("it runs", () => run.status.phase === "running");
+  const run = await driver.start({ ...request(id), ...change }, new AbortController().signal);
   return { run, id };
 }
 
 const NAMESPACES = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
 
+/** What /proc says of each thread, by the field's name. */
+function threadsOf(pid: number): ((name: string) => string)[] {
+  return readdirSync(`/proc/${pid}/task`).map((task) => {
+    const text = readFileSync(`/proc/${pid}/task/${task}/status`, "utf8");
+    return (name) => statusField(text, name);
+  });
+}
+
+const filterCounts = (pid: number): string[] =>
+  threadsOf(pid)
+    // Newer kernels keep a worker of KVM's own among ours; it began as a vCPU's child.
+    .filter((field) => !field("Name").startsWith("kvm-"))
+    .map((field) => field("Seccomp_filters"));
+
+/** Two machines: all their threads confined, and nothing that they share. */
+function checkConfined(pids: readonly number[]): void {
+  const seen = NAMESPACES.map((name) => new Set([readlinkSync(`/proc/self/ns/${name}`)]));
+  const uids = new Set<string>();
+  for (const pid of pids) {
+    for (const field of threadsOf(pid)) {
+      expect(field("Seccomp")).toBe("2");
+      expect(field("NoNewPrivs")).toBe("1");
+      for (const set of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"])
+        expect(Number.parseInt(field(set), 16)).toBe(0);
+      expect(field("Groups")).toBe("");
+      const ids = new Set(`${field("Uid")} ${field("Gid")}`.split(/\s/));
+      expect(ids.size).toBe(1);
+      uids.add([...ids].join());
+    }
+    // The I/O thread and the vCPU have a filter of their own on top.
+    expect(filterCounts(pid).filter((count) => count === "2")).toHaveLength(2);
+    for (const [i, name] of NAMESPACES.entries())
+      seen[i]?.add(readlinkSync(`/proc/${pid}/ns/${name}`));
+  }
+  expect(seen.map((links) => links.size)).toEqual(NAMESPACES.map(() => 1 + pids.length));
+  expect([...uids].every((uid) => Number(uid) >= UID_BASE)).toBe(true);
+  expect(uids.size).toBe(pids.length);
+}
+
+bareTest(
+  "every thread of a VMM is filtered, without capabilities, in namespaces of its own",
+  async () => {
+    const kernelPath = writeBareKernel(join(temporary.path, "bare"), "hello");
+    const options = { dir: machines, clock: systemClock, log: silentLog(), jail: makeJail() };
+    const driver = new KvmDriver(options);
+    const started = [
+      await startMachine(driver, { kernelPath }),
+      await startMachine(driver, { kernelPath }),
+    ];
+    for (const { run } of started)
+      await until("its vCPU runs", () => {
+        expect(run.status.phase).toBe("booting");
+        return filterCounts(run.status.pid).filter((count) => count === "2").length === 2;
+      });
+    checkConfined(started.map(({ run }) => run.status.pid));
+    for (const { id } of started) await driver.destroy(id);
+    driver.close();
+  },
+  TIMEOUT_MS,
+);
+
 guestTest(
-  "every thread of a running VMM is filtered, without capabilities, in namespaces of its own",
+  "machines of a jail are counted, and found again by a second agent",
   async () => {
     const options = { dir: machines, clock: systemClock, log: silentLog(), jail: makeJail() };
     const driver = new KvmDriver(options);
     const started = [await startMachine(driver), await startMachine(driver)];
-    const seen = NAMESPACES.map((name) => new Set([readlinkSync(`/proc/self/ns/${name}`)]));
-    const uids = new Set<string>();
-    for (const { run } of started) {
-      const { pid } = run.status;
-      const filters: string[] = [];
-      for (const task of readdirSync(`/proc/${pid}/task`)) {
-        const text = readFileSync(`/proc/${pid}/task/${task}/status`, "utf8");
-        expect(statusField(text, "Seccomp")).toBe("2");
-        expect(statusField(text, "NoNewPrivs")).toBe("1");
-        for (const set of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"])
-          expect(Number.parseInt(statusField(text, set), 16)).toBe(0);
-        expect(statusField(text, "Groups")).toBe("");
-        const ids = new Set(`${statusField(text, "Uid")} ${statusField(text, "Gid")}`.split(/\s/));
-        expect(ids.size).toBe(1);
-        uids.add([...ids].join());
-        // Newer kernels keep a worker of KVM's own among ours; it began as a vCPU's child.
-        if (statusField(text, "Name").startsWith("kvm-")) continue;
-        filters.push(statusField(text, "Seccomp_filters"));
-      }
-      // The I/O thread and the vCPU have one of their own on top.
-      expect(filters.filter((count) => count === "2")).toHaveLength(2);
-      for (const [i, name] of NAMESPACES.entries())
-        seen[i]?.add(readlinkSync(`/proc/${pid}/ns/${name}`));
-    }
-    expect(seen.map((links) => links.size)).toEqual(NAMESPACES.map(() => 3));
-    expect([...uids].every((uid) => Number(uid) >= UID_BASE)).toBe(true);
-    expect(uids.size).toBe(2);
+    for (const { run } of started) await until("it runs", () => run.status.phase === "running");
+    checkConfined(started.map(({ run }) => run.status.pid));
     // What the agent is told, and what the kernel says of a process in a jail.
     const counted = await started[0]?.run.metrics();
     expect(counted?.vcpus[0]?.exitsMmio).toBeGreaterThan(0);

@@ -15,6 +15,9 @@ import {
 
 const MAIN = join(import.meta.dir, "../../agent/vmm/main.ts");
 const INIT = join(import.meta.dir, "../../native/out/init");
+const GUESTS = join(import.meta.dir, "../../native/out/guests");
+const BARE_ENTRY = 0x100000;
+const PAGE_BYTES = 4_096;
 
 /** The development kernel takes one vCPU and these arguments. */
 export const DEV_KERNEL_ARGS = "no-kvmapf nokaslr";
@@ -62,6 +65,27 @@ export function writePlainInitrd(path: string): string {
 }
 
 /** A squashfs of busybox with the applets named; needs mksquashfs and busybox-static. */
+/** A guest of native/guests as a kernel file: what boots on any /dev/kvm, and does little. */
+export function writeBareKernel(path: string, guest: string): string {
+  const code = readFileSync(join(GUESTS, `${guest}.bin`));
+  const file = Buffer.alloc(PAGE_BYTES + code.length);
+  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+  file.writeUInt16LE(2, 16); // EXEC
+  file.writeUInt16LE(62, 18); // x86-64
+  file.writeBigUInt64LE(BigInt(BARE_ENTRY), 24);
+  file.writeBigUInt64LE(64n, 32);
+  file.writeUInt16LE(56, 54);
+  file.writeUInt16LE(1, 56);
+  file.writeUInt32LE(1, 64); // PT_LOAD
+  file.writeBigUInt64LE(BigInt(PAGE_BYTES), 64 + 8);
+  file.writeBigUInt64LE(BigInt(BARE_ENTRY), 64 + 24);
+  file.writeBigUInt64LE(BigInt(code.length), 64 + 32);
+  file.writeBigUInt64LE(BigInt(code.length), 64 + 40);
+  file.set(code, PAGE_BYTES);
+  writeFileSync(path, file);
+  return path;
+}
+
 export function writeBusyboxImage(directory: string, applets: readonly string[]): string {
   const root = join(directory, "busybox-root");
   const path = join(directory, "busybox.squashfs");

@@ -217,8 +217,8 @@ function threadsOf(pid: number): ((name: string) => string)[] {
 
 const filterCounts = (pid: number): string[] =>
   threadsOf(pid)
-    // Newer kernels keep a worker of KVM's own among ours; it began as a vCPU's child.
-    .filter((field) => !field("Name").startsWith("kvm-"))
+    // Workers of the kernel's own, KVM's and io_uring's, are among ours as children of them.
+    .filter((field) => !/^(kvm|iou)-/.test(field("Name")))
     .map((field) => field("Seccomp_filters"));
 
 /** Two machines: all their threads confined, and nothing that they share. */

@@ -133,6 +133,7 @@ struct lv_blk_config {
 	struct lv_limit limit;
 };
 #define LV_BLK_READ_ONLY 1u
+#define LV_BLK_NO_URING	 2u /* as on a host that has none */
 int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config);
 
 /* A TAP interface, opened with its vnet header (offloads both ways), or the

@@ -52,6 +52,13 @@ void lv_device_poll(struct lv_device *device)
 	(void)pthread_mutex_unlock(&device->lock);
 }
 
+void lv_device_hold(struct lv_device *device)
+{
+	(void)pthread_mutex_lock(&device->lock);
+	if (device->ops->settle != NULL)
+		device->ops->settle(device);
+}
+
 uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
 			bool half_second)
 {

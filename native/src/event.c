@@ -28,12 +28,15 @@ void lv_eventfd_signal(int fd)
 		continue;
 }
 
-void lv_eventfd_drain(int fd)
+bool lv_eventfd_drain(int fd)
 {
 	uint64_t value;
+	ssize_t got;
 
-	while (read(fd, &value, sizeof(value)) < 0 && errno == EINTR)
-		continue;
+	do
+		got = read(fd, &value, sizeof(value));
+	while (got < 0 && errno == EINTR);
+	return got > 0;
 }
 
 int lv_events_init(struct lv_events *events)

@@ -16,7 +16,8 @@
 
 #include "lv.h"
 
-#define BATCH 16
+#define BATCH	   16
+#define ROUNDS_MAX 32u
 
 enum { TAG_STOP = 0, TAG_POLL = 1, TAG_KICK = 2 };
 
@@ -77,13 +78,21 @@ static void serve(struct lv_io *io, uint64_t data)
 		lv_device_kick(device, kind - TAG_KICK);
 }
 
-static void serve_all(struct lv_io *io)
+/* A device may take a part and kick itself for the rest, within bounds. */
+static void serve_last(struct lv_device *device)
 {
-	for (uint32_t i = 0; i < io->count; i++) {
-		for (uint32_t q = 0; q < io->devices[i]->queues; q++)
-			lv_device_kick(io->devices[i], q);
-		if (io->devices[i]->poll_fd >= 0)
-			lv_device_poll(io->devices[i]);
+	bool more = true;
+
+	for (uint32_t round = 0; more && round < ROUNDS_MAX; round++) {
+		for (uint32_t q = 0; q < device->queues; q++)
+			lv_device_kick(device, q);
+		if (device->poll_fd >= 0)
+			lv_device_poll(device);
+		lv_device_hold(device);
+		(void)pthread_mutex_unlock(&device->lock);
+		more = false;
+		for (uint32_t q = 0; q < device->queues; q++)
+			more |= lv_eventfd_drain(device->kick_fd[q]);
 	}
 }
 
@@ -114,7 +123,8 @@ static void *run(void *arg)
 		}
 		for (int i = 0; i < count; i++) {
 			if (ready[i].data.u64 == tag(TAG_STOP, 0)) {
-				serve_all(io);
+				for (uint32_t d = 0; d < io->count; d++)
+					serve_last(io->devices[d]);
 				return NULL;
 			}
 			serve(io, ready[i].data.u64);

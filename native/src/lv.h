@@ -79,7 +79,7 @@ int lv_events_take(struct lv_events *events, struct lv_event *out);
 uint64_t lv_now_ns(void);
 /* Wakes whoever reads the eventfd; a full counter is as good. */
 void lv_eventfd_signal(int fd);
-void lv_eventfd_drain(int fd);
+bool lv_eventfd_drain(int fd); /* whether there was anything */
 
 /* ---- split virtqueue (virtq.c; virtio 1.2, 2.7) ---- */
 
@@ -156,6 +156,8 @@ struct lv_device_ops {
 	void (*poll)(struct lv_device *device);
 	/* Time passed: wake_ns, or about half a second while wants_tick. */
 	void (*tick)(struct lv_device *device, uint64_t now_ns);
+	/* Finish what the host works on. NULL when nothing is. Any thread. */
+	void (*settle)(struct lv_device *device);
 	/* The driver reset the device: forget all guest state. Any thread.
 	 * NULL when there is none. */
 	void (*reset)(struct lv_device *device);
@@ -219,6 +221,8 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 /* I/O thread: takes the lock and calls ops when the device is active. */
 void lv_device_kick(struct lv_device *device, uint32_t queue);
 void lv_device_poll(struct lv_device *device);
+/* Lets nothing touch the guest's memory any more; the lock is held after it. */
+void lv_device_hold(struct lv_device *device);
 /* Returns when it wants to be called again; 0 = no wish. */
 uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
 			bool half_second);
@@ -280,6 +284,35 @@ int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 		 struct lv_events *events, struct lv_device **out);
+
+/* ---- io_uring (uring.c) ---- */
+
+#define LV_URING_MAX 64u /* requests, queued or in flight; the owner counts */
+
+struct lv_uring {
+	int fd; /* -1 = none; readable when something is done */
+	uint8_t *rings;
+	size_t bytes;
+	struct io_uring_sqe *sqes;
+	const struct io_uring_cqe *cqes;
+	_Atomic uint32_t *sq_tail, *cq_head, *cq_tail;
+	uint32_t cq_mask;
+	uint32_t queued, in_flight;
+};
+
+/* -errno, and fd is -1, where the kernel has none for us. */
+int lv_uring_init(struct lv_uring *ring, int file);
+void lv_uring_free(struct lv_uring *ring);
+/* Of the file: READV or FSYNC; user_data comes back as the tag. What it points
+ * to may go once it is submitted. */
+void lv_uring_queue(struct lv_uring *ring, const struct io_uring_sqe *sqe);
+void lv_uring_submit(struct lv_uring *ring);
+/* Gives back what the kernel did not take; false = nothing (more). */
+bool lv_uring_undo(struct lv_uring *ring, uint64_t *tag);
+/* What is done; false = nothing (more). */
+bool lv_uring_take(struct lv_uring *ring, uint64_t *tag, int32_t *result);
+/* Waits until something is done, when something is in flight. */
+void lv_uring_wait(const struct lv_uring *ring);
 
 /* ---- what a guest says (output.c) ---- */
 

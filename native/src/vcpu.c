@@ -86,7 +86,7 @@ int lv_vm_pause(struct lv_vm *vm)
 	if (over)
 		return -EBUSY;
 	for (uint32_t i = 0; i < vm->device_count; i++)
-		(void)pthread_mutex_lock(&vm->device[i]->lock);
+		lv_device_hold(vm->device[i]);
 	return 0;
 }
 

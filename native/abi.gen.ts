@@ -7,6 +7,7 @@ export const MAX_VCPUS = 32;
 export const MAX_DEVICES = 16;
 export const MAX_REGIONS = 4;
 export const VM_PIT = 1;
+export const VM_HUGE_PAGES = 2;
 export const BLK_READ_ONLY = 1;
 export const NET_TAP = 1;
 export const VCPU_STATE = {

@@ -9,6 +9,8 @@ export type VmConfig = {
   highBase: number;
   /** Create the in-kernel PIT; guests with ACPI need none. */
   pit: boolean;
+  /** Memory in pages of 2 MiB; false when left out. Nothing can be mapped into it then. */
+  hugePages?: boolean;
 };
 
 /** A window of guest RAM, at most 2 GiB long; together they cover all of it, in order of gpa. */

@@ -248,7 +248,8 @@ export class Vm {
     setU64(view, at.memoryBytes, config.memoryBytes);
     setU64(view, at.lowLimit, config.lowLimit);
     setU64(view, at.highBase, config.highBase);
-    view.setUint32(at.flags, config.pit ? abi.VM_PIT : 0, true);
+    const flags = (config.pit ? abi.VM_PIT : 0) | (config.hugePages ? abi.VM_HUGE_PAGES : 0);
+    view.setUint32(at.flags, flags, true);
     const out = new BigUint64Array(1);
     check("lv_vm_create", shim.lv_vm_create(asBytes(view), out));
     return new Vm(shim, asPointer(Number(out[0])));

@@ -41,9 +41,12 @@ struct lv_vm_config {
 	uint32_t flags;	       /* LV_VM_* */
 	uint32_t reserved;
 };
-#define LV_VM_PIT 1u /* create the in-kernel PIT; ACPI guests need none */
+#define LV_VM_PIT	 1u /* create the in-kernel PIT; ACPI guests need none */
+#define LV_VM_HUGE_PAGES 2u /* memory in reserved pages of 2 MiB */
 
-/* Creates the VM, irqchip, memory (memfd, MAP_SHARED, NORESERVE) and vCPUs. */
+/* Creates the VM, irqchip, memory (memfd, MAP_SHARED, NORESERVE) and vCPUs.
+ * With huge pages memory_bytes is a multiple of 2 MiB, -ENOMEM says that the
+ * host has too few of them, and lv_vm_map_file is not for such memory. */
 int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out);
 /* Stops threads if needed, closes and frees everything. NULL is fine. */
 void lv_vm_destroy(struct lv_vm *vm);

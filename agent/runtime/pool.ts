@@ -89,6 +89,8 @@ export class Pool {
 
   /** Null = start it cold. Else `dir` exists now, and it is the caller's. */
   take(request: RunRequest, dir: string): Warm | null {
+    // One that waits would keep pages of 2 MiB, which are few, from those that run.
+    if (request.hugepages === true) return null;
     const fits = this.#shape !== null && kernelOf(this.#shape) === kernelOf(request);
     this.#shape = request;
     if (!fits) this.#drop();

@@ -181,14 +181,14 @@ export function loadSegments(
   plan: { segments: readonly Segment[] },
   file: FileReader,
   memory: GuestMemory,
-  mapFile: MapFile,
+  mapFile: MapFile | null,
 ): void {
   for (const { gpa, offset, fileBytes } of plan.segments) {
     const end = gpa + fileBytes;
-    const congruent = gpa % PAGE_BYTES === offset % PAGE_BYTES;
+    const congruent = mapFile !== null && gpa % PAGE_BYTES === offset % PAGE_BYTES;
     const mapStart = congruent ? alignUp(gpa, PAGE_BYTES) : end;
     const mapEnd = Math.max(mapStart, congruent ? alignDown(end, PAGE_BYTES) : end);
-    if (mapEnd > mapStart) mapFile(mapStart, mapEnd - mapStart, offset + mapStart - gpa);
+    if (mapEnd > mapStart) mapFile?.(mapStart, mapEnd - mapStart, offset + mapStart - gpa);
     const copy = (from: number, to: number): void => {
       let at = offset + from - gpa;
       for (const piece of to > from ? memory.pieces(from, to - from) : []) {

@@ -28,6 +28,7 @@ import {
   type FileReader,
   type KernelPlan,
   loadSegments,
+  type MapFile,
   planKernel,
 } from "./kernel-image.ts";
 import { LAYOUT, MIB, type Range } from "./memory-map.ts";
@@ -90,12 +91,23 @@ export function prepareMachine(shim: Shim, expected: VmmExpected): Base {
   return withFiles((open) => prepare(shim, expected, open));
 }
 
-function createVm(shim: Shim, { cpus, memoryMib }: VmmExpected): Vm {
+function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpected): Vm {
   Vm.probe(shim);
   const { lowLimit, highBase } = LAYOUT;
   const memoryBytes = memoryMib * MIB;
-  return Vm.create({ vcpus: cpus, memoryBytes, lowLimit, highBase, pit: false }, shim);
+  const config = { vcpus: cpus, memoryBytes, lowLimit, highBase, pit: false, hugePages: hugepages };
+  try {
+    return Vm.create(config, shim);
+  } catch (error) {
+    if (!hugepages || errorCode(error) !== "ENOMEM") throw error;
+    const text = `The host has not ${memoryMib / 2} free pages of 2 MiB: see \`lev doctor\` there`;
+    throw new VmmError("NO_CAPACITY", VMM_EXIT.noCapacity, text, error);
+  }
 }
+
+/** Files become memory without a copy, but not memory of huge pages. */
+const mapper = (vm: Vm, fd: number, { hugepages = false }: VmmExpected): MapFile | null =>
+  hugepages ? null : (gpa, bytes, at) => vm.mapFile(gpa, bytes, fd, at);
 
 function prepare(shim: Shim, made: VmmExpected, open: Open): Base {
   const { kernelPath, initrdPath, memoryMib } = made;
@@ -108,12 +120,10 @@ function prepare(shim: Shim, made: VmmExpected, open: Open): Base {
   const vm = createVm(shim, made);
   try {
     const memory = new GuestMemory(vm.regions);
-    loadSegments(plan, kernel, memory, (gpa, bytes, at) => vm.mapFile(gpa, bytes, kernelFd, at));
+    loadSegments(plan, kernel, memory, mapper(vm, kernelFd, made));
     if (initrd !== null) {
       const whole = { gpa: place.start, offset: 0, fileBytes: place.bytes, memoryBytes: 0 };
-      loadSegments({ segments: [whole] }, initrd.file, memory, (gpa, bytes, at) =>
-        vm.mapFile(gpa, bytes, initrd.fd, at),
-      );
+      loadSegments({ segments: [whole] }, initrd.file, memory, mapper(vm, initrd.fd, made));
     }
     setCpuids(vm, made);
     return { made, vm, plan, initrd: initrd === null ? null : place };

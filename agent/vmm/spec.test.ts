@@ -50,6 +50,7 @@ test("each wrong field is named with what was found", () => {
   const cases: [string, object][] = [
     ["version must be 1, not 2", { version: 2 }],
     ["cpus must be a whole number from 1 to 32, not 33", { cpus: 33 }],
+    ["memoryMib must be even, for pages of 2 MiB, not 129", { memoryMib: 129 }],
     ['cpuTemplate must be host or baseline, not "T2"', { cpuTemplate: "T2" }],
     ["cpus must be a whole number from 1 to 32, not 1.5", { cpus: 1.5 }],
     ["memoryMib must be a whole number", { memoryMib: 0 }],

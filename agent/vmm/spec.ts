@@ -135,6 +135,13 @@ function template(value: unknown): CpuTemplate {
   return found;
 }
 
+function hugepages(value: unknown, memoryMib: unknown): boolean {
+  const wanted = flag(value, "hugepages");
+  if (wanted && Number(memoryMib) % 2 !== 0)
+    throw invalid("memoryMib", "even, for pages of 2 MiB", memoryMib);
+  return wanted;
+}
+
 /** Throws VmmError CONFIG_INVALID. Fields it does not know are ignored. */
 export function parseSpec(json: string): VmmSpec {
   let parsed: unknown;
@@ -160,7 +167,7 @@ export function parseSpec(json: string): VmmSpec {
     cpus: integer(from["cpus"], "cpus", 1, LIMITS.cpusMax),
     cpuTemplate: template(from["cpuTemplate"]),
     memoryMib: integer(from["memoryMib"], "memoryMib", 1, LIMITS.memoryMaxMib),
-    hugepages: flag(from["hugepages"] ?? false, "hugepages"),
+    hugepages: hugepages(from["hugepages"] ?? false, from["memoryMib"]),
     kernelPath: path(from["kernelPath"], "kernelPath"),
     initrdPath: initrd === null ? null : path(initrd, "initrdPath"),
     kernelArgs,

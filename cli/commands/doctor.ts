@@ -44,6 +44,8 @@ async function allChecks(): Promise<Check[]> {
   return [
     bunCheck(),
     ...kvmChecks(),
+    baselineCheck(readText("/proc/cpuinfo")),
+    hugepagesCheck(readText("/proc/meminfo")),
     await packageCheck("packages: host", "host"),
     await packageCheck("packages: quickstart", "quickstart"),
     noteAtMost(await packageCheck("packages: test", "test")),
@@ -83,6 +85,32 @@ function kvmChecks(): Check[] {
       ? ok("/dev/kvm", "opens")
       : { name: "/dev/kvm", state: "note", detail: deviceError, mend: `modprobe kvm; or ${lab}` },
   ];
+}
+
+/** As the kernel spells what agent/vmm/cpu-baseline.ts needs beyond x86-64 itself. */
+const BASELINE =
+  "pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand fsgsbase " +
+  "bmi1 avx2 smep bmi2 erms adx smap xsaveopt lahf_lm abm rdtscp";
+
+/** Exported for tests. */
+export function baselineCheck(cpuinfo: string): Check {
+  const flags = new Set(/^flags\s*:(.*)$/m.exec(cpuinfo)?.[1]?.trim().split(" "));
+  const absent = BASELINE.split(" ").filter((flag) => !flags.has(flag));
+  const name = "CPU template baseline";
+  if (absent.length === 0) return ok(name, "all of it");
+  const detail = `without ${absent.slice(0, 6).join(", ")}${absent.length > 6 ? ", …" : ""}`;
+  return { name, state: "note", detail, mend: "machines of the template host only" };
+}
+
+/** Only machines that ask for them need any. Exported for tests. */
+export function hugepagesCheck(meminfo: string): Check {
+  const field = (key: string): number =>
+    Number(new RegExp(`^${key}: +(\\d+)`, "m").exec(meminfo)?.[1] ?? 0);
+  const free = field("HugePages_Free") - field("HugePages_Rsvd");
+  const name = "pages of 2 MiB";
+  if (field("Hugepagesize") === 2_048 && free > 0)
+    return ok(name, `${free} of ${field("HugePages_Total")} free`);
+  return { name, state: "note", detail: "none free", mend: "sysctl vm.nr_hugepages=N" };
 }
 
 async function packageCheck(name: string, purpose: Purpose): Promise<Check> {

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/memfd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -87,7 +88,8 @@ int lv_kvm_probe(uint32_t *missing)
 static int check_config(const struct lv_vm_config *config)
 {
 	if (config->size != sizeof(*config) || config->vcpus == 0 ||
-	    config->vcpus > LV_MAX_VCPUS || (config->flags & ~LV_VM_PIT) != 0)
+	    config->vcpus > LV_MAX_VCPUS ||
+	    (config->flags & ~(LV_VM_PIT | LV_VM_HUGE_PAGES)) != 0)
 		return -EINVAL;
 	if (config->memory_bytes % LV_PAGE != 0 ||
 	    config->memory_bytes < MEMORY_MIN ||
@@ -103,7 +105,7 @@ static int check_config(const struct lv_vm_config *config)
 
 /* One region at gpa, backed by the memory file from `offset` on. */
 static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
-		      uint64_t offset)
+		      uint64_t offset, int flags)
 {
 	uint32_t slot = vm->mem.count;
 	struct kvm_userspace_memory_region region = {
@@ -111,8 +113,8 @@ static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
 	    .guest_phys_addr = gpa,
 	    .memory_size = len,
 	};
-	void *hva = mmap(NULL, len, PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_NORESERVE, vm->mem_fd, (off_t)offset);
+	void *hva = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | flags,
+			 vm->mem_fd, (off_t)offset);
 
 	if (hva == MAP_FAILED)
 		return -errno;
@@ -128,20 +130,24 @@ static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
 
 static int add_memory(struct lv_vm *vm, const struct lv_vm_config *config)
 {
+	bool huge = (config->flags & LV_VM_HUGE_PAGES) != 0;
+	/* Of huge pages there are few: one that is missing is a SIGBUS. */
+	int flags = huge ? 0 : MAP_NORESERVE;
+	unsigned int kind = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
 	uint64_t low = config->memory_bytes;
 	int error;
 
-	vm->mem_fd = memfd_create("leveret-ram", MFD_CLOEXEC);
+	vm->mem_fd = memfd_create("leveret-ram", MFD_CLOEXEC | kind);
 	if (vm->mem_fd < 0)
 		return -errno;
 	if (ftruncate(vm->mem_fd, (off_t)config->memory_bytes) < 0)
 		return -errno;
 	if (low > config->low_limit)
 		low = config->low_limit;
-	error = add_region(vm, 0, low, 0);
+	error = add_region(vm, 0, low, 0, flags);
 	if (error == 0 && low < config->memory_bytes)
 		error = add_region(vm, config->high_base,
-				   config->memory_bytes - low, low);
+				   config->memory_bytes - low, low, flags);
 	return error;
 }
 

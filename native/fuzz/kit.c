@@ -340,7 +340,9 @@ static void act(struct fuzz *fuzz)
 		lv_device_kick(device, queue);
 		break;
 	case 9:
-		lv_device_poll(device);
+		/* As the I/O thread does: only what has a descriptor. */
+		if (device->poll_fd >= 0)
+			lv_device_poll(device);
 		break;
 	case 10:
 		(void)lv_device_tick(device,

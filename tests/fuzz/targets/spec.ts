@@ -28,7 +28,8 @@ function fuzz(data: Uint8Array): string {
   } catch (error) {
     if (!(error instanceof VmmError) || error.reason !== "CONFIG_INVALID") throw error;
     must(error.message.length < 1_000, "an endless message");
-    // What was found is the input's own.
+    // What was found is the input's own, and so is where its JSON breaks.
+    if (error.message.includes("not JSON")) return "no JSON";
     return error.message.split(", not ")[0] ?? "";
   }
   checkSpec(spec);

@@ -172,7 +172,10 @@ export class HubSession {
         if (this.#expired()) this.close();
         return;
       case "ack":
-        await markAcked(database.db, frame.value.opId, hostId);
+        // Not waited for: an Ack that is lost costs one repeated send.
+        markAcked(database.db, frame.value.opId, hostId).catch((error: unknown) =>
+          log.debug({ ...this.origin, err: error }, "cannot note an Ack"),
+        );
         return;
       case "status": {
         const report = reportFromWire(frame.value);

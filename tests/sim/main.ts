@@ -4,9 +4,9 @@
  */
 import { parseArgs } from "node:util";
 import { Violation } from "./driver.ts";
-import { PLANTS } from "./plants.ts";
+import { counted, PLANTS } from "./plants.ts";
 import { isDeath } from "./time.ts";
-import { type Bugs, simulate } from "./world.ts";
+import { simulate } from "./world.ts";
 
 const FAILURES_MAX = 10;
 
@@ -34,7 +34,7 @@ function parse(): Options {
 }
 
 async function main({ seeds, from, plant, stopAtFirst }: Options): Promise<number> {
-  const bugs: Bugs = plant === undefined ? {} : (PLANTS[plant] ?? {});
+  const { bugs, changes } = counted(plant === undefined ? {} : (PLANTS[plant] ?? {}));
   const began = performance.now();
   let failed = 0;
   let done = 0;
@@ -58,6 +58,10 @@ async function main({ seeds, from, plant, stopAtFirst }: Options): Promise<numbe
   process.stdout.write(
     `${done} seeds from ${from}, ${steps} steps, ${seconds} s, ${failed} failed\n`,
   );
+  if (plant !== undefined && changes() === 0) {
+    process.stderr.write(`sim: the plant ${plant} has changed nothing\n`);
+    return 2;
+  }
   return failed === 0 ? 0 : 1;
 }
 

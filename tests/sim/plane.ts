@@ -2,6 +2,7 @@
 import { startLoop } from "../../cp/loops.ts";
 import { hubService } from "../../cp/hub/service.ts";
 import type { Deps } from "../../cp/ops/deps.ts";
+import type { Origin } from "../../cp/ops/report.ts";
 import { composePlane } from "../../cp/plane.ts";
 import { silentLog } from "../../lib/log.ts";
 import { ReplicaId } from "../../proto/ids.ts";
@@ -60,6 +61,14 @@ export class SimPlane {
       connect: (frames, context) => service.connect(frames, context) as ReturnType<Hub["connect"]>,
     };
     this.#world.network.hubs.push(hub);
+  }
+
+  /** True while it lives and has that stream open. */
+  holds(origin: Origin): boolean {
+    const { registry } = this.#plane.parts;
+    return (
+      !this.process.dead && registry.holds(origin) && registry.get(origin.hostId)?.closed === false
+    );
   }
 
   /** SIGKILL now, or at a statement or commit to come. */

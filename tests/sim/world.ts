@@ -14,7 +14,7 @@ import { MachineConfig } from "../../proto/rest.ts";
 import { SimAgent } from "./agent.ts";
 import { SharedStore, type Mutation } from "./database.ts";
 import { RunLedger, Violation } from "./driver.ts";
-import { checkCapacity, checkRest, describeStore } from "./invariants.ts";
+import { checkHosts, checkRest, describeStore } from "./invariants.ts";
 import { Network, type FrameMutation } from "./network.ts";
 import { SimPlane } from "./plane.ts";
 import { Random, seedProcess } from "./random.ts";
@@ -156,7 +156,7 @@ class Life implements Disposable {
     const went = await this.#scheduler.step(until);
     if (this.#ledger.violation !== null) throw this.#ledger.violation;
     if (this.#engine.writes !== this.#checkedWrites) {
-      checkCapacity(this.#engine);
+      checkHosts(this.#engine, (origin) => this.#planes.some((plane) => plane.holds(origin)));
       this.#checkedWrites = this.#engine.writes;
     }
     return went;

@@ -11,6 +11,9 @@ import type { Hub, Network } from "./network.ts";
 import type { Random } from "./random.ts";
 import { Death, type Scheduler, SimProcess } from "./time.ts";
 
+/** Made once: it is not free. */
+const LOG = silentLog();
+
 export type PlaneWorld = {
   scheduler: Scheduler;
   random: Random;
@@ -35,7 +38,7 @@ export class SimPlane {
     this.#plane = composePlane({
       database: this.#database,
       clock: scheduler.clockOf(this.process),
-      log: silentLog(),
+      log: LOG,
       replicaId: ReplicaId.create(),
       authority: null,
       replicaUrl: () => `sim://${name}`,

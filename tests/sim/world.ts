@@ -49,12 +49,16 @@ const ENGINE = new SqlEngine(await loadTables());
 /** Throws Violation; the message names the seed. */
 export async function simulate(seed: number, bugs: Bugs = {}): Promise<Outcome> {
   using _ = seedProcess(seed);
-  using life = new Life(seed, bugs);
+  const life = new Life(seed, bugs);
   try {
     return await life.run();
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
     throw new Violation(`seed ${seed}: ${error.message}\n${life.story.join("\n")}`);
+  } finally {
+    life[Symbol.dispose]();
+    // A transaction that was open is rolled back by its own process before the next life begins.
+    await new Promise<void>((resolve) => setImmediate(resolve));
   }
 }
 

@@ -6,7 +6,7 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { Violation } from "./driver.ts";
-import { simulateInJobs, type Tally } from "./jobs.ts";
+import { RANGE, simulateInJobs, type Tally } from "./jobs.ts";
 import { counted, PLANTS } from "./plants.ts";
 import { isDeath } from "./time.ts";
 import { simulate } from "./world.ts";
@@ -50,13 +50,13 @@ function parse(): Options {
 }
 
 async function main(options: Options): Promise<number> {
-  const { seeds, from, jobs, plant } = options;
+  const { seeds, from, jobs, plant, stopAtFirst } = options;
   const began = performance.now();
   const flags = plant === undefined ? [] : ["--plant", plant];
-  const tally =
-    jobs > 1
-      ? await simulateInJobs({ from, seeds }, jobs, flags, FAILURES_MAX)
-      : await run(options);
+  const alone = stopAtFirst || (jobs === 1 && seeds <= RANGE);
+  const tally = alone
+    ? await run(options)
+    : await simulateInJobs({ from, seeds }, jobs, flags, FAILURES_MAX);
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
   process.stdout.write(
     `${tally.seeds} seeds from ${from}, ${tally.steps} steps, ${seconds} s, ${tally.failed} failed\n`,

@@ -190,13 +190,15 @@ export function violatedConstraint(error: unknown): string | undefined {
 
 const GONE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|ENOENT|EPIPE|ETIMEDOUT|08|57P0|53300)/;
 
-/** LvErrors pass; what says that the server is away is DATABASE_UNAVAILABLE. */
+/** LvErrors pass; a server that is away is DATABASE_UNAVAILABLE, one without room DISK_FULL. */
 export function fromDatabase(error: unknown): unknown {
   if (error instanceof LvError) return error;
   const state = sqlState(error);
   if (state === undefined) return error;
   if (state === "22021" || state === "22P05")
     return new LvError("BAD_REQUEST", "A text contains a NUL character", { cause: error });
+  if (state === "53100")
+    return new LvError("DISK_FULL", "The control plane's disk is full", { cause: error });
   if (GONE.test(state))
     return new LvError("DATABASE_UNAVAILABLE", "The database does not answer; try again", {
       cause: error,

@@ -30,8 +30,9 @@ export class GrpcCall {
   readonly #stream: ServerHttp2Stream;
   readonly #handlers: CallHandlers;
   readonly #limits: CallLimits;
-  readonly #taken = (): void => void (this.#unsent -= 1);
   #unsent = 0;
+  /** Said in this turn of the loop: goes as one write. */
+  #batch: Buffer[] | undefined;
   #ended = false;
   #told = false;
   #error: ConnectError | undefined;
@@ -65,8 +66,20 @@ export class GrpcCall {
     bytes.writeUInt32BE(message.length, 1);
     bytes.set(message, ENVELOPE);
     this.#unsent += 1;
-    this.#stream.write(bytes, this.#taken);
+    if (this.#batch === undefined) {
+      this.#batch = [bytes];
+      setImmediate(() => this.#flush());
+    } else this.#batch.push(bytes);
     return true;
+  }
+
+  #flush(): void {
+    const batch = this.#batch;
+    this.#batch = undefined;
+    if (batch === undefined || this.#stream.destroyed) return;
+    const [only = Buffer.alloc(0)] = batch;
+    const bytes = batch.length === 1 ? only : Buffer.concat(batch);
+    this.#stream.write(bytes, () => (this.#unsent -= batch.length));
   }
 
   /** After what was sent; what still comes is not read. Idempotent. */
@@ -74,6 +87,7 @@ export class GrpcCall {
     if (this.#ended) return;
     this.#ended = true;
     this.#error = error;
+    this.#flush();
     this.#stream.end(() => this.#over());
     const linger = setTimeout(() => this.#reset(), LINGER_MS);
     this.#stream.once("close", () => clearTimeout(linger));

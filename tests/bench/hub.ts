@@ -8,7 +8,7 @@
  *   ops     round trips of ops at a given rate with 5,000 agents: see hub-ops.ts
  *   echo    the hub's way of speaking gRPC beside @grpc/grpc-js: see echo.ts
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -105,6 +105,8 @@ async function withFleet<T>(
   work: (fleet: Fleet & { idleKib: number }) => Promise<T>,
 ): Promise<T> {
   const dir = mkdtempSync(join(tmpdir(), "lev-bench-"));
+  // As root PostgreSQL runs as another user, who has to get in.
+  chmodSync(dir, 0o755);
   try {
     const database = own ? null : await createDatabase();
     const plane = await PlaneChild.start(database ?? "", dir, GC_ON_SIGNAL);

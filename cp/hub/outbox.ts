@@ -59,7 +59,7 @@ export class Outbox {
   }
 
   async #pump(hosts: string[]): Promise<void> {
-    const { db } = this.#deps.database;
+    const { db, relaxed } = this.#deps.database;
     const outgoing = await findOutgoing(db, hosts, BATCH);
     const sent = new Map<number, string[]>();
     for (const entry of outgoing)
@@ -69,7 +69,7 @@ export class Outbox {
         ids.push(entry.op.id);
       }
     // After the send: a crash in between sends it twice, which the agent sorts out.
-    for (const [epoch, ids] of sent) await markSent(db, ids, epoch);
+    for (const [epoch, ids] of sent) await markSent(relaxed, ids, epoch);
     // What was not sent is not looked for at once: its stream is closed or closing.
     if (outgoing.length === BATCH && sent.size > 0) for (const id of hosts) this.#woken.add(id);
   }

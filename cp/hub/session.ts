@@ -197,7 +197,7 @@ export class HubSession {
         return this.#beat();
       case "ack":
         // Not waited for: an Ack that is lost costs one repeated send.
-        markAcked(database.db, frame.value.opId, hostId).catch((error: unknown) =>
+        markAcked(database.relaxed, frame.value.opId, hostId).catch((error: unknown) =>
           log.debug({ ...this.origin, err: error }, "cannot note an Ack"),
         );
         return;

@@ -46,6 +46,7 @@ export type Crash = {
 
 export class SimDatabase implements Database {
   readonly db: Db;
+  readonly relaxed: Db;
   readonly #store: SharedStore;
   readonly #process: SimProcess;
   readonly #scheduler: Scheduler;
@@ -66,6 +67,7 @@ export class SimDatabase implements Database {
         unlock();
       }
     });
+    this.relaxed = this.db;
   }
 
   async transaction<T>(work: (tx: Db) => Promise<T>): Promise<T> {

@@ -65,6 +65,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   const context = starting.use(await createContext(config, overrides));
   const { log, database } = context;
   const shutdown = new AbortController();
+  const secretKey = loadSecretKey(config);
   const plane = composePlane({
     database,
     clock: context.clock,
@@ -73,7 +74,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     replicaUrl: config.databaseUrl === null ? null : () => config.replicaUrl ?? httpUrl,
     authority: config.insecureLink
       ? null
-      : await Authority.open(database.db, loadSecretKey(config), context.clock),
+      : await Authority.open(database.db, secretKey, context.clock),
     lostAfterS: config.lostAfterS,
     ...periodsOf(overrides),
   });
@@ -103,6 +104,7 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       internal: { secret, logs: attachments, metrics: attachments },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
+      secretKey,
       shutdown: shutdown.signal,
     },
     VERSION,

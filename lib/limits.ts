@@ -8,6 +8,8 @@ export const LIMITS = {
   requestsPerSecond: 1_000,
   requestsBurst: 2_000,
   idempotencyKeyTtlS: 24 * 3_600,
+  /** A request that has not been answered for so long has lost its process. */
+  idempotencyAbandonedS: 60,
   opsKeptS: 7 * 24 * 3_600,
   eventsKeptS: 30 * 24 * 3_600,
   auditKeptS: 365 * 24 * 3_600,

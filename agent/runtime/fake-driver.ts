@@ -23,6 +23,8 @@ export type FakeDriverOptions = {
   beforeStart?: (request: RunRequest) => Promise<void>;
   /** Awaited while the run is "booting". */
   boot?: (request: RunRequest) => Promise<void>;
+  /** The host's clock, unix milliseconds. */
+  now?: () => number;
 };
 
 /**
@@ -38,10 +40,12 @@ export class FakeRun implements MachineRun {
   readonly #end = Promise.withResolvers<VmmStatus>();
   readonly #listeners = new Set<(status: VmmStatus) => void>();
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
+  readonly #now: () => number;
   #status: VmmStatus;
 
-  constructor(request: RunRequest, outputPath: string, boot: Promise<void>) {
+  constructor(request: RunRequest, outputPath: string, boot: Promise<void>, now = Date.now) {
     this.#request = request;
+    this.#now = now;
     this.incarnation = request.incarnation;
     this.ended = this.#end.promise;
     this.#output = OutputLogWriter.open(outputPath, LIMITS.outputLogBytes);
@@ -102,12 +106,12 @@ export class FakeRun implements MachineRun {
     if (this.#status.phase === "ended") return;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#output.close();
-    this.#status = { ...this.#status, ...last, phase: "ended", endedAtMs: Date.now() };
+    this.#status = { ...this.#status, ...last, phase: "ended", endedAtMs: this.#now() };
     this.#end.resolve(this.#status);
   }
 
   write(text: string, stream: number = OUTPUT_STREAM.stdout): void {
-    this.#output.append(stream, this.incarnation, Date.now(), Buffer.from(text));
+    this.#output.append(stream, this.incarnation, this.#now(), Buffer.from(text));
   }
 
   #finishBySignal(signal: number): void {
@@ -129,7 +133,7 @@ export class FakeRun implements MachineRun {
 
   #begin(): void {
     if (this.#status.phase !== "booting") return;
-    this.#change({ phase: "running", bootUs: 1_000, startedAtMs: Date.now() });
+    this.#change({ phase: "running", bootUs: 1_000, startedAtMs: this.#now() });
     const [program, ...words] = this.#request.process.argv;
     if (program === "exit") this.finish({ exitCode: Number(words[0] ?? 0), exitSignal: 0 });
     else if (program === "stubborn") this.write("deaf\n");
@@ -179,7 +183,7 @@ export class FakeDriver implements Driver {
     mkdirSync(join(this.#options.dir, machineId), { recursive: true });
     this.begun.push(request);
     const boot = this.#options.boot?.(request) ?? Promise.resolve();
-    const run = new FakeRun(request, this.outputPath(machineId), boot);
+    const run = new FakeRun(request, this.outputPath(machineId), boot, this.#options.now);
     this.#runs.set(machineId, run);
     void run.ended.then((last) => {
       this.#runs.delete(machineId);

@@ -38,6 +38,7 @@ export const PACKAGES: DebianPackage[] = [
   { name: "python3", purpose: "test", why: "describes file trees" },
   { name: "procps", purpose: "test", why: "looks for leftover processes" },
   { name: "strace", purpose: "test", why: "looks at system calls" },
+  { name: "pgbouncer", purpose: "test", why: "a pooler before PostgreSQL" },
   { name: "clang-format-14", purpose: "test", why: "the C style" },
   { name: "clang-tidy-14", purpose: "test", why: "the C checks" },
   { name: "clang-14", purpose: "test", why: "fuzzes the shim" },

@@ -15,6 +15,11 @@ export type Db = Root | Parameters<Parameters<Root["transaction"]>[0]>[0];
 
 export type Database = AsyncDisposable & {
   db: Db;
+  /**
+   * For what comes again by itself: not waited for on the disk, so a PostgreSQL that
+   * crashes may forget its last half second. Through a pooler it is `db`.
+   */
+  relaxed: Db;
   /** Runs in one READ COMMITTED transaction; repeated when PostgreSQL aborts it as a deadlock's victim. */
   transaction<T>(work: (tx: Db) => Promise<T>): Promise<T>;
   /** Throws DATABASE_UNAVAILABLE when the server does not answer. */
@@ -38,10 +43,12 @@ type Options = {
   connect_timeout?: number;
   onnotice: () => undefined;
   backoff?: (attempt: number) => number;
+  connection?: { synchronous_commit: boolean };
 };
 
 const CHANNEL = "leveret";
 const POOL_SIZE = 16;
+const RELAXED_POOL_SIZE = 4;
 const CONNECT_TIMEOUT_S = 5;
 const TRANSACTION_ATTEMPTS = 5;
 
@@ -64,6 +71,15 @@ export async function openDatabase(
   };
   const sql = connect(where, options);
   const db = drizzle(prepare ? prepared(sql) : sql);
+  // A pooler takes no settings at the start of a session.
+  const relaxed =
+    typeof where === "string"
+      ? null
+      : connect(where, {
+          ...options,
+          max: RELAXED_POOL_SIZE,
+          connection: { synchronous_commit: false },
+        });
   try {
     await bringUpToDate(drizzle(sql));
   } catch (error) {
@@ -72,6 +88,7 @@ export async function openDatabase(
   }
   return {
     db,
+    relaxed: relaxed === null ? db : drizzle(prepared(relaxed)),
     transaction: (work) => transact(db, work),
     ping: async () => {
       await sql`select 1`.catch((error: unknown) => {
@@ -82,7 +99,9 @@ export async function openDatabase(
       await sql`select pg_notify(${CHANNEL}, ${payload})`;
     },
     listen: (onPayload) => listen(listenUrl ?? where, onPayload),
-    [Symbol.asyncDispose]: () => sql.end({ timeout: 2 }),
+    [Symbol.asyncDispose]: async () => {
+      await Promise.all([sql.end({ timeout: 2 }), relaxed?.end({ timeout: 2 })]);
+    },
   };
 }
 
@@ -190,13 +209,15 @@ export function violatedConstraint(error: unknown): string | undefined {
 
 const GONE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|ENOENT|EPIPE|ETIMEDOUT|08|57P0|53300)/;
 
-/** LvErrors pass; what says that the server is away is DATABASE_UNAVAILABLE. */
+/** LvErrors pass; a server that is away is DATABASE_UNAVAILABLE, one without room DISK_FULL. */
 export function fromDatabase(error: unknown): unknown {
   if (error instanceof LvError) return error;
   const state = sqlState(error);
   if (state === undefined) return error;
   if (state === "22021" || state === "22P05")
     return new LvError("BAD_REQUEST", "A text contains a NUL character", { cause: error });
+  if (state === "53100")
+    return new LvError("DISK_FULL", "The control plane's disk is full", { cause: error });
   if (GONE.test(state))
     return new LvError("DATABASE_UNAVAILABLE", "The database does not answer; try again", {
       cause: error,

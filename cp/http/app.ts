@@ -8,6 +8,7 @@ import { TokenDirectory } from "../ops/tokens.ts";
 import { audited, authenticate, minimum } from "./auth.ts";
 import type { App, Env, HttpDeps } from "./deps.ts";
 import { errorResponse, fromIssues } from "./errors.ts";
+import { idempotent } from "./idempotency.ts";
 import { Metrics } from "./metrics.ts";
 import { systemRoutes } from "./routes/system.ts";
 import { auditRoutes } from "./routes/audit.ts";
@@ -22,6 +23,10 @@ import { machineMetricsRoutes } from "./routes/machine-metrics.ts";
 import { machineRoutes } from "./routes/machines.ts";
 import { projectRoutes } from "./routes/projects.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
+
+const ABOUT =
+  "Machines from OCI images on your own hosts. Every POST takes an `Idempotency-Key`: for " +
+  "24 hours the same key with the same request is answered as the first was.";
 
 /** A caller's own id is taken over when it looks like one. */
 const REQUEST_ID = /^[A-Za-z0-9._-]{1,64}$/;
@@ -56,6 +61,7 @@ export function createApp(deps: HttpDeps, version: string): App {
       },
     }),
   );
+  app.use(idempotent(deps));
   app.onError((error, c) => errorResponse(error, c.get("requestId"), deps.log));
   app.notFound((c) =>
     errorResponse(
@@ -84,7 +90,7 @@ export function createApp(deps: HttpDeps, version: string): App {
   const about = {
     openapi: "3.1.0",
     security: [{ token: [] }],
-    info: { title: "Leveret", version, description: "Machines from OCI images on your own hosts" },
+    info: { title: "Leveret", version, description: ABOUT },
   };
   systemRoutes(app, metrics, () => app.getOpenAPI31Document(about));
   app.doc31("/openapi.json", about);

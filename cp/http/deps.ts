@@ -15,6 +15,8 @@ export type HttpDeps = Deps & {
   hosts: HostsAdmin;
   internal: Internal;
   progress(machineId: string): z.infer<typeof ImageProgress> | null;
+  /** What secrets in the database are sealed with. */
+  secretKey: Uint8Array;
   /** Aborts when the process ends: streams that would never end by themselves do. */
   shutdown: AbortSignal;
 };

@@ -32,7 +32,7 @@ export class Heartbeats {
     for (let at = 0; at < heard.length; at += BATCH) {
       const batch = heard.slice(at, at + BATCH);
       const ids = batch.map(({ origin }) => origin.hostId);
-      const rows = await touchHosts(this.#deps.database.db, this.#replicaId, ids);
+      const rows = await touchHosts(this.#deps.database.relaxed, this.#replicaId, ids);
       const epochs = new Map(rows.map(({ id, epoch }) => [id, epoch]));
       for (const stream of batch)
         if (epochs.get(stream.origin.hostId) !== stream.origin.epoch) stream.close();

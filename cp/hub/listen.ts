@@ -1,19 +1,16 @@
 /**
  * The hub's HTTP/2 server: TLS, or plain on loopback. It asks for a client's
  * certificate and takes connections without one, which may call Enroll and nothing
- * else. connect-node has no keep-alive on the server's side,
- * so every connection is pinged here; one that does not answer by the next ping
- * is destroyed, which aborts its calls.
+ * else. Every connection is pinged: a peer that is gone without a word is noticed.
  */
 import * as http2 from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { LIMITS } from "../../lib/limits.ts";
-import { AgentLink } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { LvError } from "../../proto/errors.ts";
 import type { ServerCredentials } from "../ops/authority.ts";
-import { contextOf } from "./peer.ts";
-import { hubService, type HubParts } from "./service.ts";
+import { dispatch } from "./calls.ts";
+import { Pings } from "./pings.ts";
+import type { HubParts } from "./service.ts";
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 
@@ -30,25 +27,17 @@ export async function listenHub(
     tls: ServerCredentials | null;
   },
 ): Promise<HubListener> {
-  const handler = connectNodeAdapter({
-    routes: (router) => void router.service(AgentLink, hubService(parts)),
-    // Compressing random bytes costs ten times the throughput; the link is local to a site.
-    acceptCompression: [],
-    readMaxBytes: LIMITS.frameBytes,
-    grpcWeb: false,
-    contextValues: (request) => contextOf(parts.authority, request),
-  });
-  const server = createServer(options.tls, handler);
+  const server = createServer(options.tls);
+  server.on("stream", dispatch(parts));
   // Those in the middle of a handshake have no session yet.
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);
     socket.on("close", () => sockets.delete(socket));
   });
-  const sessions = new Set<http2.ServerHttp2Session>();
+  const pings = new Pings(options.pingIntervalMs ?? LIMITS.pingIntervalMs);
   server.on("session", (session) => {
-    sessions.add(session);
-    const stop = keepAlive(session, options.pingIntervalMs ?? LIMITS.pingIntervalMs);
+    const forget = pings.add(session);
     const strangerMs = options.strangerMs ?? LIMITS.strangerMs;
     const limit =
       options.tls !== null && !isAuthorized(session)
@@ -56,9 +45,8 @@ export async function listenHub(
           setTimeout(() => isAuthorized(session) || session.destroy(), strangerMs)
         : undefined;
     session.on("close", () => {
-      stop();
+      forget();
       clearTimeout(limit);
-      sessions.delete(session);
     });
     // ECONNRESET and the like: the close that follows is what counts.
     session.on("error", () => undefined);
@@ -73,31 +61,24 @@ export async function listenHub(
     address: `${options.host.includes(":") ? `[${options.host}]` : options.host}:${port}`,
     [Symbol.asyncDispose]: async () => {
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const session of sessions) session.destroy();
+      pings[Symbol.dispose]();
+      for (const session of pings.sessions()) session.destroy();
       for (const socket of sockets) socket.destroy();
       await closed;
     },
   };
 }
 
-type Handler = ReturnType<typeof connectNodeAdapter>;
-
-function createServer(
-  tls: ServerCredentials | null,
-  handler: Handler,
-): http2.Http2Server | http2.Http2SecureServer {
-  if (tls === null) return http2.createServer(handler);
-  const server = http2.createSecureServer(
-    {
-      ...tls,
-      requestCert: true,
-      // Strangers have to reach Enroll; every other call looks at the certificate itself.
-      rejectUnauthorized: false,
-      minVersion: "TLSv1.3",
-      handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
-    },
-    handler,
-  );
+function createServer(tls: ServerCredentials | null): http2.Http2Server | http2.Http2SecureServer {
+  if (tls === null) return http2.createServer();
+  const server = http2.createSecureServer({
+    ...tls,
+    requestCert: true,
+    // Strangers have to reach Enroll; every other call looks at the certificate itself.
+    rejectUnauthorized: false,
+    minVersion: "TLSv1.3",
+    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
+  });
   // Handshakes that fail are the other side's matter.
   server.on("tlsClientError", () => undefined);
   return server;
@@ -105,16 +86,6 @@ function createServer(
 
 function isAuthorized({ socket }: http2.ServerHttp2Session): boolean {
   return "authorized" in socket && socket.authorized;
-}
-
-function keepAlive(session: http2.ServerHttp2Session, intervalMs: number): () => void {
-  let waiting = false;
-  const timer = setInterval(() => {
-    if (waiting || session.destroyed) return session.destroy();
-    waiting = true;
-    session.ping(() => (waiting = false));
-  }, intervalMs);
-  return () => clearInterval(timer);
 }
 
 function cannotListen(options: { host: string; port: number }, error: Error): LvError {

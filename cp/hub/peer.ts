@@ -1,6 +1,7 @@
 /** The identity of a connection, as its calls see it. */
 import type { IncomingMessage } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
+import type { Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import { type ContextValues, createContextKey, createContextValues } from "@connectrpc/connect";
 import { LvError } from "../../proto/errors.ts";
@@ -21,15 +22,13 @@ export function contextOf(
   authority: Authority | null,
   request: Http2ServerRequest | IncomingMessage,
 ): ContextValues {
-  return createContextValues().set(callerKey, callerOf(authority, request));
+  const socket = "stream" in request ? request.stream.session?.socket : request.socket;
+  return createContextValues().set(callerKey, callerOf(authority, socket));
 }
 
-function callerOf(
-  authority: Authority | null,
-  request: Http2ServerRequest | IncomingMessage,
-): Caller {
+/** Asked of the connection's socket, for each call anew. */
+export function callerOf(authority: Authority | null, socket: Socket | undefined): Caller {
   if (authority === null) return null;
-  const socket = "stream" in request ? request.stream.session?.socket : request.socket;
   if (!(socket instanceof TLSSocket) && !(socket !== undefined && "authorized" in socket))
     return "stranger";
   const tls = socket as TLSSocket;
@@ -40,10 +39,13 @@ function callerOf(
 
 /** The host's certificate, or null on a plain link. Throws UNAUTHENTICATED for a stranger. */
 export function requirePeer(caller: Caller): Peer | null {
-  if (caller === "stranger")
-    throw new LvError(
-      "UNAUTHENTICATED",
-      "This call needs a host's certificate that is valid and of this control plane's CA",
-    );
+  if (caller === "stranger") throw stranger();
   return caller;
+}
+
+export function stranger(): LvError {
+  return new LvError(
+    "UNAUTHENTICATED",
+    "This call needs a host's certificate that is valid and of this control plane's CA",
+  );
 }

@@ -3,13 +3,15 @@
  *
  *   registered → open (frames in and out) → closed
  *
- * Two tasks share it. The reader drains the stream into a bounded queue, so that
- * a slow database never stops HTTP/2's flow control; the worker handles what was
- * queued, one frame after the other, since the order of one host's reports
- * matters. Whoever closes it first names the reason; the rest is idempotent. A
- * crash leaves the host `ready` in the database, which the next start corrects.
+ * What comes is queued, within a bound, so that a slow database never stops HTTP/2's
+ * flow control; one task at a time handles what was queued, one frame after the other,
+ * since the order of one host's reports matters. Between frames there is no task and
+ * nothing is kept: a hub has thousands of these. Whoever closes it first names the
+ * reason; the rest is idempotent. A crash leaves the host `ready` in the database,
+ * which the next start corrects.
  */
 import { create } from "@bufbuild/protobuf";
+import type { ConnectError } from "@connectrpc/connect";
 import { Backoff } from "../../lib/backoff.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
@@ -29,7 +31,6 @@ import { storeReport, type Origin } from "../ops/report.ts";
 import { storeResult } from "../ops/result.ts";
 import type { Heartbeats } from "./heartbeats.ts";
 import type { ProgressBoard } from "./progress.ts";
-import { Queue } from "./queue.ts";
 import { reportFromWire, resultFromWire } from "./wire.ts";
 
 type Payload = HubFrame["frame"];
@@ -42,33 +43,51 @@ export type Identity = {
   renew(csr: Uint8Array): Promise<{ certificate: Uint8Array; notAfter: Date }>;
 };
 
+/** The way to the agent, as its carrier gives it. */
+export type Down = {
+  /** False when the stream is over, or when the agent has left too much unread. */
+  send(frame: HubFrame): boolean;
+  /** After what was sent; an error becomes the call's status. Idempotent. */
+  end(error?: ConnectError): void;
+  /** At once, whatever was sent. */
+  abort(): void;
+};
+
+type Parts = { deps: Deps; progress: ProgressBoard; heartbeats: Heartbeats };
+
 export class HubSession {
   readonly origin: Origin;
-  readonly out = new Queue<HubFrame>(LIMITS.hubQueueFrames);
-  readonly #in = new Queue<AgentFrame>(LIMITS.hubQueueFrames);
-  readonly #deps: Deps;
-  readonly #progress: ProgressBoard;
-  readonly #heartbeats: Heartbeats;
-  readonly #end = new AbortController();
+  readonly #parts: Parts;
+  readonly #down: Down;
+  #in: AgentFrame[] = [];
+  /** Storing the inventory, then handling frames; undefined = nothing to do. */
+  #task: Promise<void> | undefined;
+  #end: AbortController | undefined;
   /** null on a plain link. Set before the session is registered. */
   identity: Identity | null = null;
   #superseded = false;
   #open = false;
+  #closed = false;
 
-  constructor(deps: Deps, progress: ProgressBoard, heartbeats: Heartbeats, origin: Origin) {
-    this.#deps = deps;
-    this.#heartbeats = heartbeats;
-    this.#progress = progress;
+  constructor(parts: Parts, origin: Origin, down: Down) {
+    this.#parts = parts;
+    this.#down = down;
     this.origin = origin;
+  }
+
+  get #deps(): Deps {
+    return this.#parts.deps;
   }
 
   /** Aborts when the stream is over. */
   get ended(): AbortSignal {
+    this.#end ??= new AbortController();
+    if (this.#closed) this.#end.abort();
     return this.#end.signal;
   }
 
   get closed(): boolean {
-    return this.out.closed;
+    return this.#closed;
   }
 
   /** The inventory is stored: ops may be sent. */
@@ -77,7 +96,7 @@ export class HubSession {
   }
 
   get isOpen(): boolean {
-    return this.#open && !this.closed;
+    return this.#open && !this.#closed;
   }
 
   /** True when a newer stream of the same host ended this one. */
@@ -85,16 +104,15 @@ export class HubSession {
     return this.#superseded;
   }
 
-  /** False when the queue is full or closed. A full queue ends the stream: its agent does not read. */
+  /** False when it is closed, or when the agent does not read, which ends it. */
   send(frame: Payload): boolean {
-    const taken = this.out.push(
-      create(HubFrameSchema, { epoch: BigInt(this.origin.epoch), frame }),
-    );
-    if (!taken && !this.out.closed) {
-      this.#deps.log.warn(this.origin, "the agent does not read its stream; closing it");
-      this.close();
-    }
-    return taken;
+    if (this.#closed) return false;
+    const message = create(HubFrameSchema, { epoch: BigInt(this.origin.epoch), frame });
+    if (this.#down.send(message)) return true;
+    this.#deps.log.warn(this.origin, "the agent does not read its stream; closing it");
+    this.#down.abort();
+    this.close();
+    return false;
   }
 
   /** Says why, then ends the stream. */
@@ -109,34 +127,42 @@ export class HubSession {
     this.goodbye(reason, "A newer stream registered this host", 0);
   }
 
+  /** What was taken is still handled; nothing more is. */
   close(): void {
-    this.out.close();
-    this.#in.close();
-    this.#end.abort();
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#down.end();
+    this.#end?.abort();
   }
 
-  /** Reads the stream to its end. Never throws: a broken stream is an end too. */
-  async read(frames: AsyncIterator<AgentFrame>): Promise<void> {
-    try {
-      for (;;) {
-        const next = await frames.next();
-        if (next.done === true || this.closed) break;
-        if (!this.#in.push(next.value)) {
-          this.#deps.log.warn(this.origin, "more frames than can be handled; closing the stream");
-          break;
-        }
-      }
-    } catch (error) {
-      this.#deps.log.debug({ ...this.origin, err: error }, "stream broke");
-    }
-    this.close();
+  /** Frames are handled once this work is done. */
+  begin(work: Promise<void>): void {
+    this.#task = this.#run(work);
   }
 
-  /** Handles what was read, in order, until the session is closed. */
-  async work(): Promise<void> {
-    for await (const frame of this.#in) {
-      if (!(await this.#handleOrRetry(frame))) return;
+  /** Queues what the agent has said. */
+  take(frame: AgentFrame): void {
+    if (this.#closed) return;
+    if (frame.frame.case === "heartbeat" && this.#task === undefined) return this.#beat();
+    if (this.#in.length >= LIMITS.hubQueueFrames) {
+      this.#deps.log.warn(this.origin, "more frames than can be handled; closing the stream");
+      return this.close();
     }
+    this.#in.push(frame);
+    this.#task ??= this.#run();
+  }
+
+  /** Resolves when all that was taken is handled. */
+  async settled(): Promise<void> {
+    await this.#task;
+  }
+
+  async #run(before?: Promise<void>): Promise<void> {
+    await before;
+    for (let frame = this.#in.shift(); frame !== undefined; frame = this.#in.shift())
+      if (!(await this.#handleOrRetry(frame))) this.#in = [];
+    // In the same breath as the last look: what comes from now on needs a task of its own.
+    this.#task = undefined;
   }
 
   /** A database that is away is waited for: the link and the machines are well. */
@@ -168,11 +194,12 @@ export class HubSession {
     const { frame } = message;
     switch (frame.case) {
       case "heartbeat":
-        this.#heartbeats.note(this);
-        if (this.#expired()) this.close();
-        return;
+        return this.#beat();
       case "ack":
-        await markAcked(database.db, frame.value.opId, hostId);
+        // Not waited for: an Ack that is lost costs one repeated send.
+        markAcked(database.relaxed, frame.value.opId, hostId).catch((error: unknown) =>
+          log.debug({ ...this.origin, err: error }, "cannot note an Ack"),
+        );
         return;
       case "status": {
         const report = reportFromWire(frame.value);
@@ -180,7 +207,7 @@ export class HubSession {
         const outcome = await storeReport(this.#deps, this.origin, machineId, report);
         if (outcome === "fenced") this.close();
         if (outcome === "stray") await destroyStray(this.#deps, this.origin, machineId, report);
-        this.#progress.settle(machineId, report.state);
+        this.#parts.progress.settle(machineId, report.state);
         return;
       }
       case "result":
@@ -194,7 +221,7 @@ export class HubSession {
         });
         return;
       case "progress":
-        this.#progress.put(frame.value);
+        this.#parts.progress.put(frame.value);
         return;
       case "certificateRequest":
         return this.#renew(frame.value.csr);
@@ -210,6 +237,11 @@ export class HubSession {
         return rest;
       }
     }
+  }
+
+  #beat(): void {
+    this.#parts.heartbeats.note(this);
+    if (this.#expired()) this.close();
   }
 
   /** A stream may not outlive the certificates that it was opened or renewed with. */

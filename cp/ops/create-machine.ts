@@ -1,14 +1,14 @@
 import { LvError } from "../../proto/errors.ts";
 import { MachineId } from "../../proto/ids.ts";
 import type { MachineConfig } from "../../proto/rest.ts";
-import { violatedConstraint } from "../db/index.ts";
+import { violatedConstraint, type Db } from "../db/index.ts";
 import { claimKey } from "../db/queries/idempotency.ts";
 import { findByName, getMachine, insertMachine } from "../db/queries/machines.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
-import { addEvent, saveMachine, transact, type Deps } from "./deps.ts";
-import { issueStart } from "./issue.ts";
+import { addEvent, saveMachine, transact, type Deps, type Effects } from "./deps.ts";
+import { insertStarted, type Draft } from "./issue.ts";
 import { becomePending } from "./pending.ts";
-import { needOf, place } from "./place.ts";
+import { needOf, reserveBest, survey } from "./place.ts";
 import { checkQuota } from "./projects.ts";
 
 export type CreateRequest = {
@@ -28,8 +28,16 @@ export type CreateRequest = {
  */
 export async function createMachine(deps: Deps, request: CreateRequest): Promise<MachineRow> {
   const id = MachineId.create();
-  const { projectId } = request;
+  const { projectId, config } = request;
   const name = request.name ?? `m-${id.slice(4, 12)}`;
+  const draft: Draft = {
+    id,
+    projectId,
+    name,
+    config,
+    image: config.image,
+    antiAffinity: config.placement.anti_affinity ?? null,
+  };
   try {
     return await transact(deps, async (tx, effects) => {
       if (request.idempotency !== undefined) {
@@ -44,36 +52,14 @@ export async function createMachine(deps: Deps, request: CreateRequest): Promise
           if (machine !== undefined) return machine;
         }
       }
-      const machine = await insertMachine(tx, {
-        id,
-        projectId,
-        name,
-        config: request.config,
-        image: request.config.image,
-        antiAffinity: request.config.placement.anti_affinity ?? null,
-        desiredState: "started",
-        desiredGeneration: 0,
-        observedState: "created",
-      });
-      await checkQuota(tx, projectId, needOf(request.config));
-      await addEvent(tx, machine, { type: "create", source: "user" });
-      const placed = await place(tx, machine);
-      if ("refusal" in placed && request.onNoCapacity === "pending")
-        return becomePending(tx, effects, machine, placed.refusal);
-      if ("refusal" in placed)
-        return saveMachine(
-          tx,
-          effects,
-          id,
-          {
-            desiredState: "stopped",
-            observedState: "failed",
-            statusReason: "NO_CAPACITY",
-            statusMessage: placed.refusal,
-          },
-          { type: "failed", source: "system", reason: "NO_CAPACITY", message: placed.refusal },
-        );
-      return issueStart(tx, effects, machine, placed.hostId, { type: "start", source: "user" });
+      const need = needOf(config);
+      const [hosts] = await Promise.all([
+        survey(tx, draft),
+        checkQuota(tx, projectId, { machines: 1, ...need }),
+      ]);
+      const placed = await reserveBest(tx, need, hosts);
+      if ("hostId" in placed) return insertStarted(tx, effects, draft, { ...placed, ...need });
+      return insertUnplaced(tx, effects, draft, placed.refusal, request.onNoCapacity ?? "fail");
     });
   } catch (error) {
     if (violatedConstraint(error) !== "machines_name") throw error;
@@ -84,4 +70,34 @@ export async function createMachine(deps: Deps, request: CreateRequest): Promise
       { cause: error },
     );
   }
+}
+
+/** No host has room: the machine's state says why. */
+async function insertUnplaced(
+  tx: Db,
+  effects: Effects,
+  draft: Draft,
+  refusal: string,
+  then: "pending" | "fail",
+): Promise<MachineRow> {
+  const machine = await insertMachine(tx, {
+    ...draft,
+    desiredState: "started",
+    desiredGeneration: 0,
+    observedState: "created",
+  });
+  await addEvent(tx, machine, { type: "create", source: "user" });
+  if (then === "pending") return becomePending(tx, effects, machine, refusal);
+  return saveMachine(
+    tx,
+    effects,
+    machine,
+    {
+      desiredState: "stopped",
+      observedState: "failed",
+      statusReason: "NO_CAPACITY",
+      statusMessage: refusal,
+    },
+    { type: "failed", source: "system", reason: "NO_CAPACITY", message: refusal },
+  );
 }

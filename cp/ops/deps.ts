@@ -3,7 +3,7 @@ import type { Clock } from "../../lib/clock.ts";
 import type { Log } from "../../lib/log.ts";
 import { EventId } from "../../proto/ids.ts";
 import type { Database, Db } from "../db/index.ts";
-import { insertEvent } from "../db/queries/events.ts";
+import { insertEvents, type NewEvent } from "../db/queries/events.ts";
 import { updateMachine, type MachineChange } from "../db/queries/machines.ts";
 import type { EventRow } from "../db/schema/events.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
@@ -45,26 +45,34 @@ export type Note = Pick<EventRow, "type" | "source"> & {
   message?: string | null;
 };
 
-/** Changes the machine's row and appends to its history. */
+/** Changes the machine's row and appends to its history. The row is locked. */
 export async function saveMachine(
   tx: Db,
   effects: Effects,
-  id: string,
+  machine: Noted,
   change: MachineChange,
   note?: Note,
 ): Promise<MachineRow> {
-  const row = await updateMachine(tx, id, change);
-  if (note !== undefined) await addEvent(tx, row, note);
+  const [row] = await Promise.all([
+    updateMachine(tx, machine.id, change),
+    note === undefined ? undefined : addEvent(tx, { ...machine, ...stateOf(change) }, note),
+  ]);
   effects.changed.push(row);
   return row;
 }
 
-export async function addEvent(
-  tx: Db,
-  machine: Pick<MachineRow, "id" | "projectId" | "observedState">,
-  note: Note,
-): Promise<void> {
-  await insertEvent(tx, {
+function stateOf({ observedState }: MachineChange): Partial<Noted> {
+  return observedState === undefined ? {} : { observedState };
+}
+
+export async function addEvent(tx: Db, machine: Noted, note: Note): Promise<void> {
+  await insertEvents(tx, eventOf(machine, note));
+}
+
+type Noted = Pick<MachineRow, "id" | "projectId" | "observedState">;
+
+export function eventOf(machine: Noted, note: Note): NewEvent {
+  return {
     id: EventId.create(),
     projectId: machine.projectId,
     machineId: machine.id,
@@ -73,5 +81,5 @@ export async function addEvent(
     source: note.source,
     reason: note.reason ?? null,
     message: note.message ?? null,
-  });
+  };
 }

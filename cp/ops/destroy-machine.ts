@@ -54,7 +54,7 @@ export async function finishDestroy(
   return saveMachine(
     tx,
     effects,
-    machine.id,
+    machine,
     { desiredState: "destroyed", observedState: "destroyed" },
     note,
   );

@@ -40,7 +40,7 @@ export async function afterEnd(
     const row = await saveMachine(
       tx,
       effects,
-      machine.id,
+      machine,
       { desiredState: "started", restarts, restartAt: afterNow(afterMs) },
       {
         type: "restart",

@@ -66,7 +66,7 @@ export async function drainHosts(deps: Deps): Promise<void> {
         const stop = { signal, timeoutMs: Math.min(timeout * 1000, leftMs) };
         await issueStop(tx, effects, machine, host.id, stop, { type: "drain", source: "system" });
         if (now.drainMode === "move")
-          await saveMachine(tx, effects, id, { restartAt: afterNow(0) });
+          await saveMachine(tx, effects, machine, { restartAt: afterNow(0) });
       });
 }
 

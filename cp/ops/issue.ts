@@ -2,10 +2,53 @@
 import { OpId } from "../../proto/ids.ts";
 import { transition } from "../../proto/states.ts";
 import type { Db } from "../db/index.ts";
+import { insertEvents } from "../db/queries/events.ts";
+import { insertMachine } from "../db/queries/machines.ts";
 import { insertOp } from "../db/queries/ops.ts";
+import { insertPlacement, type Need } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import type { OpCommand } from "../db/schema/ops.ts";
-import { saveMachine, type Effects, type Note } from "./deps.ts";
+import { eventOf, saveMachine, type Effects, type Note } from "./deps.ts";
+
+/** What a machine is before it has a row. */
+export type Draft = Pick<
+  MachineRow,
+  "id" | "projectId" | "name" | "config" | "image" | "antiAffinity"
+>;
+
+/**
+ * Machine, placement, history and first op of a machine whose room is reserved, in one
+ * round trip to the database.
+ */
+export async function insertStarted(
+  tx: Db,
+  effects: Effects,
+  draft: Draft,
+  room: { hostId: string } & Need,
+): Promise<MachineRow> {
+  const { id, projectId } = draft;
+  const observedState = transition("created", "request_start");
+  const created = { id, projectId, observedState: "created" } as const;
+  const [row] = await Promise.all([
+    insertMachine(tx, {
+      ...draft,
+      hostId: room.hostId,
+      incarnation: 1,
+      desiredState: "started",
+      desiredGeneration: 1,
+      observedState,
+    }),
+    insertPlacement(tx, { machineId: id, ...room, running: true }),
+    insertEvents(
+      tx,
+      eventOf(created, { type: "create", source: "user" }),
+      eventOf({ ...created, observedState }, { type: "start", source: "user" }),
+    ),
+    send(tx, effects, { id, desiredGeneration: 1 }, room.hostId, { kind: "start", incarnation: 1 }),
+  ]);
+  effects.changed.push(row);
+  return row;
+}
 
 /** A run of the machine begins: its capacity is reserved already. */
 export async function issueStart(
@@ -19,7 +62,7 @@ export async function issueStart(
   const row = await saveMachine(
     tx,
     effects,
-    machine.id,
+    machine,
     {
       hostId,
       incarnation,
@@ -54,7 +97,7 @@ export async function issueStop(
   const row = await saveMachine(
     tx,
     effects,
-    machine.id,
+    machine,
     {
       desiredState: "stopped",
       desiredGeneration: machine.desiredGeneration + 1,
@@ -83,7 +126,7 @@ export async function issueDestroy(
   const row = await saveMachine(
     tx,
     effects,
-    machine.id,
+    machine,
     {
       desiredState: "destroyed",
       desiredGeneration: machine.desiredGeneration + 1,
@@ -99,7 +142,7 @@ export async function issueDestroy(
 async function send(
   tx: Db,
   effects: Effects,
-  machine: MachineRow,
+  machine: Pick<MachineRow, "id" | "desiredGeneration">,
   hostId: string,
   command: OpCommand,
 ): Promise<void> {

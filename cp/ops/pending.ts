@@ -21,7 +21,7 @@ export function becomePending(
   return saveMachine(
     tx,
     effects,
-    machine.id,
+    machine,
     {
       hostId: null,
       desiredState: "started",
@@ -45,7 +45,7 @@ export async function placePending(deps: Deps): Promise<void> {
       if ("hostId" in placed)
         await issueStart(tx, effects, machine, placed.hostId, { type: "start", source: "system" });
       else if (placed.refusal !== machine.statusMessage)
-        await saveMachine(tx, effects, id, { statusMessage: placed.refusal });
+        await saveMachine(tx, effects, machine, { statusMessage: placed.refusal });
     });
 }
 
@@ -66,7 +66,7 @@ export async function moveAway(
   const note: Note = { type: "move", source: "system", message: `leaves host ${from}` };
   let row: MachineRow;
   if ("hostId" in placed) {
-    await saveMachine(tx, effects, machine.id, { observedSequence: 0 });
+    await saveMachine(tx, effects, machine, { observedSequence: 0 });
     row = await issueStart(tx, effects, leaving, placed.hostId, note);
   } else {
     row = await becomePending(tx, effects, leaving, placed.refusal);

@@ -1,11 +1,10 @@
 /** Finding room for a machine inside the transaction that needs it. */
 import { choose, type HostView, type Wishes } from "../core/placement.ts";
 import type { Db } from "../db/index.ts";
-import { hostsByIds, listHosts, sampleHosts } from "../db/queries/hosts.ts";
+import { hostsByIds, listHosts, sampleHosts, type HostLook } from "../db/queries/hosts.ts";
 import { hostsOfGroup, hostsWithImage } from "../db/queries/machines.ts";
 import { insertPlacement, reserve, type Need } from "../db/queries/placements.ts";
 import { lockProject } from "../db/queries/projects.ts";
-import type { HostRow } from "../db/schema/hosts.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { HostId } from "../../proto/ids.ts";
 import type { MachineConfig } from "../../proto/rest.ts";
@@ -25,29 +24,43 @@ export function needOf(config: MachineConfig): Need {
   return { cpus, memoryMib: memory_mb, diskMib: disk_mb };
 }
 
+/** What a few hosts look like, and what the machine wants of them. */
+export type Survey = { hosts: HostLook[]; wishes: Wishes };
+
 /**
- * Reserves on the best of a few hosts, drawn at random, that has room, and writes the
- * placement. Looking at all of them would cost more with each host, and would send
- * every request of the moment to the same best one, to wait for its row's lock. All
- * are looked at only when none of the few will do.
+ * A few hosts, drawn at random, beside some that have the image. Looking at all of them
+ * would cost more with each host, and would send every request of the moment to the same
+ * best one, to wait for its row's lock.
  */
-export async function place(tx: Db, machine: Placeable): Promise<Placed> {
-  const need = needOf(machine.config);
+export async function survey(tx: Db, machine: Placeable): Promise<Survey> {
   const from = HostId.create();
-  const sample = await sampleHosts(tx, from, SAMPLE);
+  const { image } = machine.config;
+  const [sample, near, taken] = await Promise.all([
+    sampleHosts(tx, from, SAMPLE),
+    hostsWithImage(tx, image, from, WARM),
+    takenBy(tx, machine),
+  ]);
   // A sample that went round the end is most of a small fleet: then all of it is asked.
   const wrapped = sample.some(({ id }) => id < from);
-  const warm = await hostsWithImage(tx, machine.config.image, wrapped ? "" : from, WARM);
-  const wishes = await wishesOf(tx, machine, warm);
+  const warm = wrapped && near.length < WARM ? await hostsWithImage(tx, image, "", WARM) : near;
+  const wishes = {
+    labels: machine.config.placement?.labels ?? {},
+    taken: new Set(taken),
+    warm: new Set(warm),
+  };
+  return { hosts: await withWarm(tx, sample, warm), wishes };
+}
+
+/**
+ * Reserves on the best host of the survey that has room; all hosts are looked at only
+ * when none of those will do.
+ */
+export async function reserveBest(tx: Db, need: Need, { hosts, wishes }: Survey): Promise<Placed> {
   let refusal = "";
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
-    const rows = attempt === 0 ? await withWarm(tx, sample, warm) : await listHosts(tx);
+    const rows = attempt === 0 ? hosts : await listHosts(tx);
     const choice = choose(rows.map(viewOf), need, wishes);
-    for (const hostId of choice.candidates) {
-      if (!(await reserve(tx, hostId, need))) continue;
-      await insertPlacement(tx, { machineId: machine.id, hostId, ...need, running: true });
-      return { hostId };
-    }
+    for (const hostId of choice.candidates) if (await reserve(tx, hostId, need)) return { hostId };
     refusal = choice.refusal;
     // Nobody was even a candidate: others took nothing from us.
     if (attempt > 0 && choice.candidates.length === 0) break;
@@ -55,22 +68,35 @@ export async function place(tx: Db, machine: Placeable): Promise<Placed> {
   return { refusal };
 }
 
-async function withWarm(tx: Db, sample: HostRow[], warm: string[]): Promise<HostRow[]> {
+/** Finds room, reserves it and writes the placement of a machine that has a row. */
+export async function place(tx: Db, machine: Placeable): Promise<Placed> {
+  const need = needOf(machine.config);
+  const placed = await reserveBest(tx, need, await survey(tx, machine));
+  if ("hostId" in placed)
+    await insertPlacement(tx, {
+      machineId: machine.id,
+      hostId: placed.hostId,
+      ...need,
+      running: true,
+    });
+  return placed;
+}
+
+async function withWarm(tx: Db, sample: HostLook[], warm: string[]): Promise<HostLook[]> {
   const more = warm.filter((id) => !sample.some((host) => host.id === id));
   return more.length === 0 ? sample : [...sample, ...(await hostsByIds(tx, more))];
 }
 
-async function wishesOf(tx: Db, machine: Placeable, warm: string[]): Promise<Wishes> {
-  const { placement } = machine.config;
-  const group = placement?.anti_affinity;
+/** Hosts of the other machines of its anti-affinity group. */
+async function takenBy(tx: Db, machine: Placeable): Promise<string[]> {
+  const group = machine.config.placement?.anti_affinity;
+  if (group === undefined) return [];
   // One after the other: two of a group must not choose the same host at the same time.
-  if (group !== undefined) await lockProject(tx, machine.projectId);
-  const taken =
-    group === undefined ? [] : await hostsOfGroup(tx, machine.projectId, group, machine.id);
-  return { labels: placement?.labels ?? {}, taken: new Set(taken), warm: new Set(warm) };
+  await lockProject(tx, machine.projectId);
+  return hostsOfGroup(tx, machine.projectId, group, machine.id);
 }
 
-export function viewOf(row: HostRow): HostView {
+export function viewOf(row: HostLook): HostView {
   return {
     id: row.id,
     state: row.state,

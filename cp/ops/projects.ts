@@ -9,9 +9,9 @@ import {
   updateQuotas,
   usageOf,
   type QuotaChange,
+  type Usage,
 } from "../db/queries/projects.ts";
 import { revokeTokensOfProject } from "../db/queries/tokens.ts";
-import type { Need } from "../db/queries/placements.ts";
 import type { ProjectRow } from "../db/schema/projects.ts";
 import type { Deps } from "./deps.ts";
 
@@ -66,11 +66,11 @@ export async function removeProject(deps: Deps, reference: string): Promise<Proj
 }
 
 /**
- * Checks that the machine's row as it is now, in this transaction, keeps its project
- * within its quotas. Projects without quotas take no lock, so that they do not queue.
- * Throws QUOTA_EXCEEDED.
+ * Checks that the project stays within its quotas with what is to be added. Before its
+ * writes: those lock hosts, and every transaction locks its project first. Projects
+ * without quotas take no lock, so that they do not queue. Throws QUOTA_EXCEEDED.
  */
-export async function checkQuota(tx: Db, projectId: string, need: Need): Promise<void> {
+export async function checkQuota(tx: Db, projectId: string, added: Usage): Promise<void> {
   const seen = await findProject(tx, projectId);
   if (seen === undefined) throw new LvError("NOT_FOUND", `No project ${projectId}`);
   if (!hasQuota(seen)) return;
@@ -78,16 +78,17 @@ export async function checkQuota(tx: Db, projectId: string, need: Need): Promise
   if (project === undefined) throw new LvError("NOT_FOUND", `No project ${projectId}`);
   const used = await usageOf(tx, projectId);
   const rows = [
-    ["machines", project.quotaMachines, used.machines, 1],
-    ["cpus", project.quotaCpus, used.cpus, need.cpus],
-    ["memory_mb", project.quotaMemoryMib, used.memoryMib, need.memoryMib],
-    ["disk_mb", project.quotaDiskMib, used.diskMib, need.diskMib],
+    ["machines", project.quotaMachines, used.machines, added.machines],
+    ["cpus", project.quotaCpus, used.cpus, added.cpus],
+    ["memory_mb", project.quotaMemoryMib, used.memoryMib, added.memoryMib],
+    ["disk_mb", project.quotaDiskMib, used.diskMib, added.diskMib],
   ] as const;
-  for (const [what, limit, total, own] of rows)
-    if (limit !== null && total > limit)
+  for (const [what, limit, has, more] of rows)
+    // Less than before is never refused.
+    if (limit !== null && more > 0 && has + more > limit)
       throw new LvError(
         "QUOTA_EXCEEDED",
-        `Project "${project.name}" may have ${limit} ${what}, has ${total - own} and asks for ${own} more`,
+        `Project "${project.name}" may have ${limit} ${what}, has ${has} and asks for ${more} more`,
       );
 }
 

@@ -10,7 +10,7 @@ import type { Db } from "../db/index.ts";
 import { ownsEpoch } from "../db/queries/hosts.ts";
 import { findDiverged, getMachine, lockMachine, machinesOfHost } from "../db/queries/machines.ts";
 import { hasOpenOp, insertOp, reopenAcked } from "../db/queries/ops.ts";
-import { reserveAgain, setRunning } from "../db/queries/placements.ts";
+import { getPlacement, reserveAgain, setRunning } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { finishDestroy } from "./destroy-machine.ts";
 import { addEvent, saveMachine, transact, type Deps, type Effects } from "./deps.ts";
@@ -89,7 +89,7 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
     const change = { observedSequence: 0 };
     if (await hasOpenOp(tx, machineId, origin.hostId)) {
       const pending = machine.desiredState === "started" ? "starting" : machine.observedState;
-      await saveMachine(tx, effects, machineId, {
+      await saveMachine(tx, effects, machine, {
         ...change,
         observedState: pending,
         statusReason: null,
@@ -102,18 +102,18 @@ async function mendMissing(deps: Deps, origin: Origin, machineId: string): Promi
     if (machine.desiredState === "destroyed") {
       await finishDestroy(tx, effects, machine, { type: "destroyed", ...note });
     } else if (isAtRest(machine.observedState)) {
-      await saveMachine(tx, effects, machineId, change);
+      await saveMachine(tx, effects, machine, change);
     } else if (machine.desiredState === "stopped") {
-      await setRunning(tx, machineId, false);
+      await setRunning(tx, await getPlacement(tx, machineId), false);
       const stopped = {
         ...change,
         observedState: "stopped",
         statusReason: null,
         statusMessage: null,
       } as const;
-      await saveMachine(tx, effects, machineId, stopped, { type: "stopped", ...note });
+      await saveMachine(tx, effects, machine, stopped, { type: "stopped", ...note });
     } else {
-      const reset = await saveMachine(tx, effects, machineId, change);
+      const reset = await saveMachine(tx, effects, machine, change);
       await issueStart(tx, effects, { ...reset, observedState: "unknown" }, origin.hostId, {
         type: "start",
         ...note,

@@ -4,6 +4,7 @@ import type { Db } from "../db/index.ts";
 import { ownsEpoch } from "../db/queries/hosts.ts";
 import { lockMachine, type MachineChange } from "../db/queries/machines.ts";
 import { getPlacement, setRunning } from "../db/queries/placements.ts";
+import type { PlacementRow } from "../db/schema/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { afterEnd } from "./ended.ts";
 import { finishDestroy } from "./destroy-machine.ts";
@@ -23,34 +24,39 @@ export async function storeReport(
   fromInventory = false,
 ): Promise<Outcome> {
   return transact(deps, async (tx, effects) => {
-    const machine = await lockMachine(tx, machineId);
-    if (!(await ownsEpoch(tx, origin.hostId, origin.epoch))) return "fenced";
+    const [machine, owned, placement] = await Promise.all([
+      lockMachine(tx, machineId),
+      ownsEpoch(tx, origin.hostId, origin.epoch),
+      getPlacement(tx, machineId),
+    ]);
+    if (!owned) return "fenced";
     if (machine === undefined || machine.hostId !== origin.hostId)
       return report.state === "destroyed" ? "old" : "stray";
     if (machine.observedState === "destroyed")
       return report.state === "destroyed" ? "old" : "stray";
     if (!isNews(machine, report, fromInventory)) return "old";
-    await apply(tx, effects, machine, report);
+    await apply(tx, effects, machine, placement, report);
     return "stored";
   });
 }
 
-/** Applies a report that is news; the machine's row is locked. */
+/** Applies a report that is news; the machine's row is locked, the placement is its. */
 export async function apply(
   tx: Db,
   effects: Effects,
   machine: MachineRow,
+  placement: PlacementRow | undefined,
   report: Report,
 ): Promise<MachineRow> {
   const state = nextState(machine, report);
   const note = noteOf(machine, report, state);
   if (state === "destroyed")
     return finishDestroy(tx, effects, machine, { type: "destroyed", source: "host" });
-  const held = (await getPlacement(tx, machine.id))?.running ?? false;
+  const held = placement?.running ?? false;
   const stale = report.generation < machine.desiredGeneration;
   // A newer start has reserved for the run to come; the former run's end frees nothing.
   if (!(stale && machine.desiredState === "started"))
-    await setRunning(tx, machine.id, holdsCapacity(state, held));
+    await setRunning(tx, placement, holdsCapacity(state, held));
   const change: MachineChange = {
     observedState: state,
     // One that waits for its next run hears of its last one again.
@@ -59,7 +65,7 @@ export async function apply(
     observedSequence: report.sequence,
   };
   if (!stale || machine.desiredState !== "started") Object.assign(change, details(machine, report));
-  const row = await saveMachine(tx, effects, machine.id, change, note);
+  const row = await saveMachine(tx, effects, machine, change, note);
   return afterEnd(tx, effects, machine, row);
 }
 

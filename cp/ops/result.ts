@@ -3,7 +3,7 @@ import type { Report } from "../core/machine.ts";
 import { ownsEpoch } from "../db/queries/hosts.ts";
 import { lockMachine } from "../db/queries/machines.ts";
 import { finishOp } from "../db/queries/ops.ts";
-import { setRunning } from "../db/queries/placements.ts";
+import { getPlacement, setRunning } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import type { OpRow } from "../db/schema/ops.ts";
 import type { Db } from "../db/index.ts";
@@ -26,13 +26,18 @@ export type OpResult = {
 export async function storeResult(deps: Deps, origin: Origin, result: OpResult): Promise<boolean> {
   return transact(deps, async (tx, effects) => {
     // The machine first: everything else that takes both locks does so in this order.
-    let machine = await lockMachine(tx, result.machineId);
-    if (!(await ownsEpoch(tx, origin.hostId, origin.epoch))) return false;
+    const [locked, owned, placement] = await Promise.all([
+      lockMachine(tx, result.machineId),
+      ownsEpoch(tx, origin.hostId, origin.epoch),
+      getPlacement(tx, result.machineId),
+    ]);
+    let machine = locked;
+    if (!owned) return false;
     const op = await finishOp(tx, result.opId, origin.hostId, outcomeOf(result));
     if (machine === undefined || machine.hostId !== origin.hostId) return true;
     if (machine.observedState === "destroyed") return true;
     if (result.report !== null && isNews(machine, result.report, false))
-      machine = await apply(tx, effects, machine, result.report);
+      machine = await apply(tx, effects, machine, placement, result.report);
     if (op !== undefined) await settle(tx, effects, machine, op, result);
     return true;
   });
@@ -61,7 +66,7 @@ async function settle(
       await judgeStart(tx, op.hostId, error?.reason ?? null);
       if (error === null || error.reason === "SUPERSEDED") return;
       if (machine.observedState === "failed" && machine.statusReason !== null) return;
-      await setRunning(tx, machine.id, false);
+      await setRunning(tx, await getPlacement(tx, machine.id), false);
       await afterEnd(
         tx,
         effects,
@@ -69,7 +74,7 @@ async function settle(
         await saveMachine(
           tx,
           effects,
-          machine.id,
+          machine,
           {
             ...at,
             desiredState: "stopped",
@@ -83,11 +88,11 @@ async function settle(
       return;
     case "stop":
       if (!gone || isAtRest(machine.observedState)) return;
-      await setRunning(tx, machine.id, false);
+      await setRunning(tx, await getPlacement(tx, machine.id), false);
       await saveMachine(
         tx,
         effects,
-        machine.id,
+        machine,
         { ...at, observedState: "stopped" },
         { type: "stopped", source: "host" },
       );

@@ -31,11 +31,14 @@ export async function startMachine(deps: Deps, id: string, nonce?: string): Prom
         "STATE_CONFLICT",
         `Cannot start "${machine.name}": it is ${machine.observedState} and was asked to stop`,
       );
+    const { cpus, memoryMib } = needOf(machine.config);
+    // It counts as a machine, and its disk counts, since it exists.
+    const added = { machines: 0, cpus, memoryMib, diskMib: 0 };
+    // A run that waits to be due counts already.
+    if (machine.desiredState !== "started") await checkQuota(tx, machine.projectId, added);
     const hostId = await makeRoom(tx, machine);
     const fresh = { ...machine, restarts: 0 };
-    const row = await issueStart(tx, effects, fresh, hostId, { type: "start", source: "user" });
-    await checkQuota(tx, machine.projectId, needOf(machine.config));
-    return row;
+    return issueStart(tx, effects, fresh, hostId, { type: "start", source: "user" });
   });
 }
 

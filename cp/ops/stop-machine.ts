@@ -33,7 +33,7 @@ export async function stopMachine(
       return saveMachine(
         tx,
         effects,
-        id,
+        machine,
         { desiredState: "stopped", observedState: "stopped" },
         { type: "stop", source: "user" },
       );
@@ -68,12 +68,12 @@ export async function restartMachine(
     if (now === undefined) throw new LvError("MACHINE_NOT_FOUND", `No machine ${id}`);
     if (now.desiredState !== "stopped") return now;
     const due = { restartAt: afterNow(0), restarts: 0 };
-    const row = await saveMachine(tx, effects, id, due, { type: "restart", source: "user" });
+    const row = await saveMachine(tx, effects, machine, due, { type: "restart", source: "user" });
     return isAtRest(row.observedState) ? restartNow(tx, effects, row) : row;
   });
 }
 
 async function cancelRestart(tx: Db, effects: Effects, machine: MachineRow): Promise<void> {
   const change = { restartAt: null, desiredState: "stopped" } as const;
-  await saveMachine(tx, effects, machine.id, change, { type: "stop", source: "user" });
+  await saveMachine(tx, effects, machine, change, { type: "stop", source: "user" });
 }

@@ -4,7 +4,8 @@ import { MachineConfig } from "../../proto/rest.ts";
 import { isAtRest } from "../../proto/states.ts";
 import type { Db } from "../db/index.ts";
 import { lockMachine } from "../db/queries/machines.ts";
-import { getPlacement, resizePlacement } from "../db/queries/placements.ts";
+import { getPlacement, resizePlacement, type Need } from "../db/queries/placements.ts";
+import type { Usage } from "../db/queries/projects.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { checkLease } from "./lease.ts";
 import { saveMachine, transact, type Deps } from "./deps.ts";
@@ -40,11 +41,12 @@ export async function updateMachine(
     if (machine.desiredState === "destroyed")
       throw new LvError("STATE_CONFLICT", `Cannot change "${machine.name}": it is being destroyed`);
     const config = change(machine.config);
+    await checkQuota(tx, machine.projectId, growth(machine, needOf(config)));
     await resize(tx, machine, config);
-    const row = await saveMachine(
+    return saveMachine(
       tx,
       effects,
-      id,
+      machine,
       {
         config,
         image: config.image,
@@ -53,9 +55,19 @@ export async function updateMachine(
       },
       { type: "update", source: "user" },
     );
-    await checkQuota(tx, machine.projectId, needOf(config));
-    return row;
   });
+}
+
+/** What counts more than before: CPU and memory do while it is wanted started. */
+function growth({ config, desiredState }: MachineRow, after: Need): Usage {
+  const before = needOf(config);
+  const counts = desiredState === "started";
+  return {
+    machines: 0,
+    cpus: counts ? after.cpus - before.cpus : 0,
+    memoryMib: counts ? after.memoryMib - before.memoryMib : 0,
+    diskMib: after.diskMib - before.diskMib,
+  };
 }
 
 /** A run keeps what it was given; a disk keeps its size for as long as it exists. */

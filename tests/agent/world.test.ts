@@ -237,3 +237,20 @@ for (const minutes of [-10, 10])
     },
     TIMEOUT_MS,
   );
+
+for (const minutes of [-10, 10])
+  test(
+    `matrix: a run that ended by a clock that is ${minutes} min off is followed by the next one in time`,
+    async () => {
+      const now = (): number => Date.now() + minutes * 60_000;
+      await using world = await World.create({
+        agent: { clock: { ...systemClock, now } },
+        driver: { now },
+      });
+      const { id } = await world.run(["exit", "1"], { restart: { policy: "always" } });
+      await until("two more runs", () => world.agent.driver.begun.length >= 3);
+      await world.client.stop(id);
+      await world.untilState(id, "stopped");
+    },
+    TIMEOUT_MS,
+  );

@@ -224,3 +224,45 @@ test("a key is good for 24 hours, and then for another request", async () => {
   );
   expect((await ask("tuesday")).status).toBe(201);
 });
+
+test("every POST is handled once under its Idempotency-Key, and answered the same", async () => {
+  const headers = { "idempotency-key": "token" };
+  const ask = (name: string) =>
+    api.call("POST", "/v1/tokens", { name, scope: "read" }, { headers });
+  const first = await ask("ci");
+  expect(first.status).toBe(201);
+  expect(first.headers.get("idempotent-replayed")).toBeNull();
+  const again = await ask("ci");
+  expect(again.headers.get("idempotent-replayed")).toBe("true");
+  expect(again.body).toEqual(first.body);
+  expect((await ask("other")).body["error"]).toMatchObject({ reason: "IDEMPOTENCY_MISMATCH" });
+  const made = await api.database.db.execute(sql`select id from tokens where name = 'ci'`);
+  expect(made).toHaveLength(1);
+  // The token itself is nowhere in the clear.
+  const [kept] = await api.database.db.execute<{ body: Uint8Array }>(
+    sql`select body from idempotency_replies where key = 'token'`,
+  );
+  expect(Buffer.from(kept?.body ?? []).includes("lvt_")).toBe(false);
+});
+
+test("a key is free again after a failure, held while its request is handled, and taken over from the dead", async () => {
+  const headers = { "idempotency-key": "cordon" };
+  const cordon = (host: string) =>
+    api.call("POST", `/v1/hosts/${host}/cordon`, undefined, {
+      headers,
+      route: "/v1/hosts/{id}/cordon",
+    });
+  expect((await cordon("nobody")).status).toBe(404);
+  const id = await api.addHost();
+  expect((await cordon(id)).status).toBe(200);
+  const forget = (ago: string) =>
+    api.database.db.execute(
+      sql`update idempotency_replies set status = null, created_at = now() - ${ago}::interval where key = 'cordon'`,
+    );
+  await forget("1 second");
+  expect((await cordon(id)).body["error"]).toMatchObject({ reason: "STATE_CONFLICT" });
+  await forget("2 minutes");
+  const taken = await cordon(id);
+  expect(taken.status).toBe(200);
+  expect(taken.headers.get("idempotent-replayed")).toBeNull();
+});

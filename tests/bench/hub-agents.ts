@@ -4,28 +4,28 @@
  * and answers ops as a host whose machines need no time. Prints the number of streams
  * that are open each time it changes, at most every PRINT_MS.
  */
-import { create } from "@bufbuild/protobuf";
-import { createClient } from "@connectrpc/connect";
-import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
-import { Queue } from "../../cp/hub/queue.ts";
+import { create, fromBinary, toBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { Backoff } from "../../lib/backoff.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import {
   AgentFrameSchema,
-  AgentLink,
   HelloSchema,
+  HubFrameSchema,
   MachineState,
-  MachineStatusSchema,
-  type AgentFrame,
   type Op,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { HostId } from "../../proto/ids.ts";
+import { dataFrame, GrpcStream } from "./grpc-wire.ts";
 
 const PRINT_MS = 50;
+/** Beats are spread over the interval in so many parts, as chance would spread them. */
+const BEAT_PARTS = 100;
 /** Dials under way at once; the rest wait their turn, as the network would make them. */
 const DIALS = 64;
 
 const [address = "", count = "0"] = process.argv.slice(2);
+const [hostname = "", port = ""] = address.split(":");
+const AT = { hostname, port: Number(port), path: "/leveret.v1.AgentLink/Connect" };
 let open = 0;
 let printed = -1;
 let dialling = 0;
@@ -41,77 +41,64 @@ function next(): void {
   turns.shift()?.();
 }
 
+function encode(frame: NonNullable<MessageInitShape<typeof AgentFrameSchema>["frame"]>): Buffer {
+  return dataFrame(toBinary(AgentFrameSchema, create(AgentFrameSchema, { frame })));
+}
+
+const BEAT = encode({
+  case: "heartbeat",
+  value: { sequence: 1n, memoryFreeMib: 1n, diskFreeMib: 1n, load1: 0 },
+});
+
 class Agent {
   readonly #hostId = HostId.create();
   readonly #sequences = new Map<string, bigint>();
+  readonly #backoff = new Backoff({ baseMs: LIMITS.reconnectBaseMs, capMs: LIMITS.reconnectCapMs });
+  #stream: GrpcStream | undefined;
+  #welcomed = false;
+  #hasTurn = false;
 
-  async live(): Promise<never> {
-    const backoff = new Backoff({ baseMs: LIMITS.reconnectBaseMs, capMs: LIMITS.reconnectCapMs });
-    for (;;) {
-      if (await this.#stream()) backoff.reset();
-      await Bun.sleep(backoff.next());
+  async dial(): Promise<void> {
+    await turn();
+    this.#hasTurn = true;
+    try {
+      this.#stream = await GrpcStream.open(AT, {
+        message: (bytes) => this.#heard(bytes),
+        closed: () => this.#dropped(),
+      });
+      this.#stream.send(encode({ case: "hello", value: this.#hello() }));
+    } catch {
+      this.#dropped();
     }
   }
 
-  /** One stream to its end; true when it was welcomed. */
-  async #stream(): Promise<boolean> {
-    await turn();
-    let waiting = true;
-    const dialled = (): void => {
-      if (waiting) next();
-      waiting = false;
-    };
-    const manager = new Http2SessionManager(`http://${address}`);
-    const rpc = createClient(
-      AgentLink,
-      createGrpcTransport({
-        baseUrl: `http://${address}`,
-        sessionManager: manager,
-        acceptCompression: [],
-      }),
-    );
-    const up = new Queue<AgentFrame>(LIMITS.hubQueueFrames);
-    const send = (frame: AgentFrame["frame"]): unknown =>
-      up.push(create(AgentFrameSchema, { frame }));
-    send({ case: "hello", value: this.#hello() });
-    const abort = new AbortController();
-    let beat: ReturnType<typeof setInterval> | undefined;
-    let welcomed = false;
-    try {
-      for await (const { frame } of rpc.connect(up, { signal: abort.signal })) {
-        if (frame.case === "welcome") {
-          welcomed = true;
-          open += 1;
-          dialled();
-          beat = setInterval(
-            () =>
-              send({
-                case: "heartbeat",
-                value: {
-                  $typeName: "leveret.v1.Heartbeat",
-                  sequence: 1n,
-                  memoryFreeMib: 1n,
-                  diskFreeMib: 1n,
-                  load1: 0,
-                },
-              }),
-            frame.value.heartbeatIntervalMs,
-          );
-        }
-        if (frame.case === "op") this.#answer(frame.value, send);
-        if (frame.case === "goodbye") break;
-      }
-    } catch {
-      // Dropped: that is what some of the measurements are about.
-    } finally {
-      dialled();
-      if (welcomed) open -= 1;
-      clearInterval(beat);
-      up.close();
-      abort.abort();
-      manager.abort();
+  beat(): void {
+    if (this.#welcomed) this.#stream?.send(BEAT);
+  }
+
+  #dialled(): void {
+    if (this.#hasTurn) next();
+    this.#hasTurn = false;
+  }
+
+  #dropped(): void {
+    this.#dialled();
+    if (this.#welcomed) open -= 1;
+    this.#welcomed = false;
+    this.#stream = undefined;
+    setTimeout(() => void this.dial(), this.#backoff.next());
+  }
+
+  #heard(bytes: Uint8Array): void {
+    const { frame } = fromBinary(HubFrameSchema, bytes);
+    if (frame.case === "welcome") {
+      this.#welcomed = true;
+      this.#backoff.reset();
+      open += 1;
+      this.#dialled();
     }
-    return welcomed;
+    if (frame.case === "op") this.#answer(frame.value);
+    if (frame.case === "goodbye") this.#stream?.close();
   }
 
   #hello() {
@@ -126,26 +113,31 @@ class Agent {
     });
   }
 
-  #answer(op: Op, send: (frame: AgentFrame["frame"]) => unknown): void {
-    const { opId, machineId, generation, command } = op;
-    send({ case: "ack", value: { $typeName: "leveret.v1.Ack", opId } });
+  #answer({ opId, machineId, generation, command }: Op): void {
+    this.#stream?.send(encode({ case: "ack", value: { opId } }));
     const sequence = (this.#sequences.get(machineId) ?? 0n) + 1n;
     this.#sequences.set(machineId, sequence);
-    const status = create(MachineStatusSchema, {
+    const started = command.case === "start";
+    const status = {
       machineId,
       generation,
       sequence,
-      state: command.case === "start" ? MachineState.STARTED : MachineState.STOPPED,
-      incarnation: command.case === "start" ? command.value.incarnation : 1n,
-    });
-    const result = { opId, machineId, errorReason: "", errorMessage: "", status };
-    send({ case: "result", value: { $typeName: "leveret.v1.Result", ...result } });
+      state: started ? MachineState.STARTED : MachineState.STOPPED,
+      incarnation: started ? command.value.incarnation : 1n,
+    };
+    this.#stream?.send(encode({ case: "result", value: { opId, machineId, status } }));
   }
 }
 
+const agents = Array.from({ length: Number(count) }, () => new Agent());
+let part = 0;
+setInterval(() => {
+  part = (part + 1) % BEAT_PARTS;
+  for (let at = part; at < agents.length; at += BEAT_PARTS) agents[at]?.beat();
+}, LIMITS.heartbeatIntervalMs / BEAT_PARTS);
 setInterval(() => {
   if (open === printed) return;
   printed = open;
   process.stdout.write(`${open}\n`);
 }, PRINT_MS);
-await Promise.all(Array.from({ length: Number(count) }, () => new Agent().live()));
+for (const agent of agents) void agent.dial();

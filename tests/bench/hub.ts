@@ -1,184 +1,181 @@
 /**
  * `bun run bench hub`: one control plane with many agents, each on a connection of its
- * own, from two client processes on the same machine. Memory is what the control plane
- * holds alone (Private_Dirty) over what it held idle. An op's round trip is a request
- * through REST, its transaction, the op down the stream, the agent's answer, and the
- * stored state that ends a wait.
+ * own, from a client process on the same machine. In parts, which may be run alone:
+ *
+ *   memory  what the control plane holds alone (Private_Dirty) over what it held idle,
+ *           for each agent; and how many heartbeats a second reach the database
+ *   herd    1,000 agents lose their control plane and come back to the next
+ *   ops     round trips of ops at a given rate with 5,000 agents: see hub-ops.ts
+ *   echo    the hub's way of speaking gRPC beside @grpc/grpc-js: see echo.ts
  */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { connect } from "../../cp/db/index.ts";
+import { LIMITS } from "../../lib/limits.ts";
 import { GC_ON_SIGNAL, PlaneChild } from "../kit/plane-child.ts";
 import { createDatabase } from "../kit/postgres.ts";
-import { AUTHORIZATION } from "../kit/token.ts";
 import { until } from "../kit/until.ts";
+import { benchEcho } from "./echo.ts";
+import { runOps } from "./hub-ops.ts";
+import { Lines, settledKib } from "./memory.ts";
 import { type Figure, makeFigure, quantile } from "./report.ts";
 
-export const HUB_USAGE = "hub [--agents N,N,…] [--rate OPS] [--seconds N]";
+export const HUB_USAGE =
+  "hub [--parts memory,herd,ops,echo] [--agents N,N,…] [--rate OPS] [--seconds N]";
 
 const AGENTS = join(import.meta.dir, "hub-agents.ts");
-const CLIENTS = 2;
 const HERD = 1_000;
 const OPS_AT = 5_000;
-const MACHINES = 400;
-const READY_MS = 300_000;
+const READY_MS = 120_000;
 
 type Say = (line: string) => void;
+type Part = (options: Options, say: Say) => Promise<Figure[]>;
+type Options = { agents: number[]; rate: number; seconds: number };
 
-class Agents implements Disposable {
-  readonly #children: Bun.Subprocess<"ignore", "pipe", "inherit">[];
-  readonly #open: number[] = [];
-
-  constructor(address: string, count: number) {
-    this.#children = Array.from({ length: CLIENTS }, (_, number) => {
-      const child = Bun.spawn([process.execPath, AGENTS, address, String(count / CLIENTS)], {
-        stdio: ["ignore", "pipe", "inherit"],
-      });
-      void this.#count(number, child.stdout);
-      return child;
-    });
-  }
-
-  get open(): number {
-    return this.#open.reduce((sum, one) => sum + one, 0);
-  }
-
-  async #count(number: number, stream: ReadableStream<Uint8Array>): Promise<void> {
-    const decoder = new TextDecoder();
-    for await (const chunk of stream) {
-      const last = decoder.decode(chunk).trim().split("\n").at(-1);
-      this.#open[number] = Number(last);
-    }
-  }
-
-  [Symbol.dispose](): void {
-    for (const child of this.#children) child.kill("SIGKILL");
-  }
-}
-
-/** KiB that no other process shares. */
-function privateKib(pid: number): number {
-  const text = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
-  return Number(/^Private_Dirty:\s+(\d+) kB/m.exec(text)?.[1]);
-}
-
-/** The least of several looks, each after a collection: allocators give back slowly. */
-async function settledKib(plane: PlaneChild): Promise<number> {
-  let least = Number.POSITIVE_INFINITY;
-  for (let look = 0; look < 6; look += 1) {
-    plane.collect();
-    await Bun.sleep(500);
-    least = Math.min(least, privateKib(plane.pid));
-  }
-  return least;
-}
+const PARTS: Readonly<Record<string, Part>> = {
+  memory,
+  herd,
+  ops,
+  echo: (_, say) => benchEcho(say),
+};
 
 export async function benchHub(args: string[], say: Say): Promise<Figure[]> {
   const { values } = parseArgs({
     args,
     options: {
+      parts: { type: "string", default: Object.keys(PARTS).join(",") },
       agents: { type: "string", default: "1000,5000,10000" },
       rate: { type: "string", default: "500" },
       seconds: { type: "string", default: "10" },
     },
   });
+  const options = {
+    agents: values.agents.split(",").map(Number),
+    rate: Number(values.rate),
+    seconds: Number(values.seconds),
+  };
   const figures: Figure[] = [];
-  const one = (figure: string, unit: string, samples: number[]): void =>
-    void figures.push(makeFigure({ bench: "hub", figure, unit }, samples, null));
-  for (const count of values.agents.split(",").map(Number)) {
-    const dir = mkdtempSync(join(tmpdir(), "lev-bench-"));
-    try {
-      const database = await createDatabase();
-      await using plane = await PlaneChild.start(database, dir, GC_ON_SIGNAL);
-      const idle = await settledKib(plane);
-      using agents = new Agents(plane.grpcAddr, count);
-      const began = performance.now();
-      await until(`${count} agents`, () => agents.open >= count, READY_MS);
-      const seconds = (performance.now() - began) / 1000;
-      const each = ((await settledKib(plane)) - idle) / count;
-      say(`${count} agents in ${seconds.toFixed(1)} s, ${each.toFixed(1)} KiB each`);
-      one(`memory_per_agent_kib_${count}`, "KiB", [each]);
-      if (count === OPS_AT) {
-        const times = await runOps(plane, Number(values.rate), Number(values.seconds), say);
-        one("op_p50_ms", "ms", [quantile(times, 0.5)]);
-        one("op_p99_ms", "ms", [quantile(times, 0.99)]);
-      }
-      if (count === HERD) one("herd_1000_s", "s", [await herd(plane, database, dir, agents, say)]);
-    } finally {
-      rmSync(dir, { recursive: true, force: true });
-    }
+  for (const name of values.parts.split(",")) {
+    const part = PARTS[name];
+    if (part === undefined) throw new Error(`No part "${name}": ${HUB_USAGE}`);
+    figures.push(...(await part(options, say)));
   }
   return figures;
 }
 
-/** Seconds from the start of a new control plane until every agent has come back. */
-async function herd(
-  plane: PlaneChild,
-  database: string,
-  dir: string,
-  agents: Agents,
-  say: Say,
-): Promise<number> {
-  await plane.kill();
-  await until("the agents to notice", () => agents.open === 0, READY_MS);
-  const began = performance.now();
-  await using _again = await PlaneChild.start(database, dir, {
-    HTTP_PORT: new URL(plane.httpUrl).port,
-    GRPC_PORT: plane.grpcAddr.split(":").at(-1) ?? "0",
-  });
-  await until("all agents back", () => agents.open >= HERD, READY_MS);
-  const seconds = (performance.now() - began) / 1000;
-  say(`${HERD} agents back in ${seconds.toFixed(1)} s`);
-  return seconds;
+function one(figure: string, unit: string, value: number): Figure {
+  return makeFigure({ bench: "hub", figure, unit }, [value], null);
 }
 
-/** Milliseconds of each round trip. Requests leave at the given rate, answered or not. */
-async function runOps(
-  plane: PlaneChild,
-  rate: number,
-  seconds: number,
+class Agents implements Disposable {
+  readonly #lines: Lines;
+  #open = 0;
+
+  constructor(address: string, count: number) {
+    this.#lines = new Lines([process.execPath, AGENTS, address, String(count)]);
+    void this.#count();
+  }
+
+  get open(): number {
+    return this.#open;
+  }
+
+  async #count(): Promise<void> {
+    try {
+      for (;;) this.#open = Number(await this.#lines.next());
+    } catch {
+      // It was killed: that is how it ends.
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#lines[Symbol.dispose]();
+  }
+}
+
+/** `database`: null = the control plane's own PostgreSQL, as it comes. */
+type Fleet = { plane: PlaneChild; agents: Agents; database: string | null; dir: string };
+
+async function withFleet<T>(
+  count: number,
+  own: boolean,
   say: Say,
-): Promise<number[]> {
-  const ask = async (method: string, path: string, body?: unknown): Promise<Response> =>
-    fetch(`${plane.httpUrl}${path}`, {
-      method,
-      headers: { ...AUTHORIZATION, "content-type": "application/json" },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  work: (fleet: Fleet & { idleKib: number }) => Promise<T>,
+): Promise<T> {
+  const dir = mkdtempSync(join(tmpdir(), "lev-bench-"));
+  // As root PostgreSQL runs as another user, who has to get in.
+  chmodSync(dir, 0o755);
+  try {
+    const database = own ? null : await createDatabase();
+    const plane = await PlaneChild.start(database ?? "", dir, GC_ON_SIGNAL);
+    try {
+      const idleKib = await settledKib(plane.pid);
+      const began = performance.now();
+      using agents = new Agents(plane.grpcAddr, count);
+      await until(`${count} agents`, () => agents.open >= count, READY_MS);
+      say(`${count} agents in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+      return await work({ plane, agents, database, dir, idleKib });
+    } finally {
+      await (own ? plane.end() : plane.kill());
+    }
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+async function memory({ agents: counts }: Options, say: Say): Promise<Figure[]> {
+  const figures: Figure[] = [];
+  for (const count of counts)
+    await withFleet(count, false, say, async ({ plane, database, idleKib }) => {
+      const each = ((await settledKib(plane.pid)) - idleKib) / count;
+      figures.push(one(`memory_per_agent_kib_${count}`, "KiB", each));
+      const beats = await heartbeatsPerSecond(database ?? "");
+      figures.push(one(`heartbeats_per_second_${count}`, "1/s", beats));
+      say(`${each.toFixed(1)} KiB each; ${beats.toFixed(0)} heartbeats a second`);
     });
-  const ids: string[] = [];
-  for (let number = 0; number < MACHINES; number += 1) {
-    const reply = await ask("POST", "/v1/machines", { config: { image: "busybox" } });
-    ids.push(((await reply.json()) as { id: string }).id);
+  return figures;
+}
+
+/** By the hosts that the database has heard of within one interval. */
+async function heartbeatsPerSecond(database: string): Promise<number> {
+  await Bun.sleep(2 * LIMITS.heartbeatIntervalMs);
+  const seconds = LIMITS.heartbeatIntervalMs / 1_000;
+  const sql = connect(database, { max: 1, onnotice: () => undefined });
+  try {
+    const rows = await sql<{ heard: number }[]>`
+      select count(*)::int as heard from hosts
+      where last_seen_at > now() - make_interval(secs => ${seconds})`;
+    return (rows[0]?.heard ?? 0) / seconds;
+  } finally {
+    await sql.end();
   }
-  for (const id of ids) await ask("GET", `/v1/machines/${id}/wait?state=started&timeout=60`);
-  const times: number[] = [];
-  let refused = 0;
-  const turn = async (id: string, verb: "stop" | "start"): Promise<void> => {
-    const from = performance.now();
-    const asked = await ask("POST", `/v1/machines/${id}/${verb}`, {});
-    const state = verb === "stop" ? "stopped" : "started";
-    const waited = await ask("GET", `/v1/machines/${id}/wait?state=${state}&timeout=60`);
-    if (asked.ok && waited.ok) times.push(performance.now() - from);
-    else refused += 1;
-  };
-  const began = performance.now();
-  const turns: Promise<void>[] = [];
-  const last = new Map<string, Promise<void>>();
-  for (let number = 0; number < rate * seconds; number += 1) {
-    const id = ids[number % ids.length] ?? "";
-    const verb = Math.floor(number / ids.length) % 2 === 0 ? "stop" : "start";
-    // One after the other on one machine; the next machine does not wait.
-    const done = (last.get(id) ?? Promise.resolve()).then(() => turn(id, verb));
-    last.set(id, done);
-    turns.push(done);
-    const due = began + (number * 1_000) / rate;
-    if (due > performance.now()) await Bun.sleep(due - performance.now());
-  }
-  await Promise.all(turns);
-  const took = (performance.now() - began) / 1000;
-  say(
-    `${times.length} ops in ${took.toFixed(1)} s (${(times.length / took).toFixed(0)}/s), ${refused} refused`,
-  );
-  return times;
+}
+
+/** Seconds from the start of a new control plane until every agent has come back. */
+async function herd(_: Options, say: Say): Promise<Figure[]> {
+  return withFleet(HERD, false, say, async ({ plane, agents, database, dir }) => {
+    await plane.kill();
+    await until("the agents to notice", () => agents.open === 0, READY_MS);
+    const began = performance.now();
+    await using _again = await PlaneChild.start(database ?? "", dir, {
+      HTTP_PORT: new URL(plane.httpUrl).port,
+      GRPC_PORT: plane.grpcAddr.split(":").at(-1) ?? "0",
+    });
+    await until("all agents back", () => agents.open >= HERD, READY_MS);
+    const seconds = (performance.now() - began) / 1000;
+    say(`${HERD} agents back in ${seconds.toFixed(1)} s`);
+    return [one("herd_1000_s", "s", seconds)];
+  });
+}
+
+async function ops({ rate, seconds }: Options, say: Say): Promise<Figure[]> {
+  return withFleet(OPS_AT, true, say, async ({ plane }) => {
+    const times = await runOps(plane.httpUrl, rate, seconds, say);
+    return [
+      one("op_p50_ms", "ms", quantile(times, 0.5)),
+      one("op_p99_ms", "ms", quantile(times, 0.99)),
+    ];
+  });
 }

@@ -2,8 +2,9 @@
  * Real processes under random faults: three agents in namespaces of their own over
  * mTLS, two control planes, one PostgreSQL. All the while machines are created,
  * stopped, started and deleted through either replica; all the while somebody counts
- * whether a machine runs twice. At the end of the faults everything must come to rest
- * as it was last asked for.
+ * whether a machine runs twice. It goes in rounds: at the end of each the faults and the
+ * requests pause, and everything must come to rest as it was last asked for, within two
+ * periods of the reconciler. Every kind of fault has its turn before one comes again.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,6 +12,7 @@ import { join } from "node:path";
 import { sql } from "drizzle-orm";
 import { Client } from "../../cli/client.ts";
 import { openDatabase, type Database } from "../../cp/db/index.ts";
+import { RECONCILE_MS } from "../../cp/plane.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { AUTHORIZATION, TEST_TOKEN } from "../kit/token.ts";
 import { PlaneChild } from "../kit/plane-child.ts";
@@ -22,15 +24,25 @@ import { ChaosHost } from "./host.ts";
 const HOSTS = 3;
 const REPLICAS = 2;
 const MACHINES_MAX = 9;
-const REST_MS = 90_000;
+const ROUND_MS = 60_000;
+const REST_MS = 2 * RECONCILE_MS;
 /** A frozen replica takes connections and says nothing. */
 const ANSWER_MS = 5_000;
 const SECRET_KEY = "5".repeat(64);
 const MIB = { cpus: 1, memory_mb: 64, disk_mb: 16 };
 
+const FAULTS = ["cut", "freeze-agent", "kill-agent", "freeze-cp", "kill-cp"] as const;
+
+type Fault = (typeof FAULTS)[number];
 type Wish = { id: string; wish: "started" | "stopped" | "destroyed"; unsure: boolean };
 type Say = (line: string) => void;
-export type ChaosResult = { requests: number; faults: number; machines: number; restMs: number };
+export type ChaosResult = {
+  requests: number;
+  faults: number;
+  machines: number;
+  /** From the last fault of each round until rest. */
+  restMs: number[];
+};
 
 /** Throws at the first broken promise. */
 export async function runChaos(minutes: number, seed: number, say: Say): Promise<ChaosResult> {
@@ -49,8 +61,12 @@ class Chaos implements AsyncDisposable {
   #database: Database | null = null;
   #requests = 0;
   #faults = 0;
+  #machines = 0;
   #broken: Error | null = null;
   #over = false;
+  #deck: Fault[] = [];
+  /** When it was over. */
+  #lastFault = 0;
 
   private constructor(seed: number, say: Say) {
     this.#random = new Random(seed);
@@ -114,22 +130,34 @@ class Chaos implements AsyncDisposable {
 
   async run(ms: number): Promise<ChaosResult> {
     const end = Date.now() + ms;
+    const restMs: number[] = [];
+    const watched = this.#watch();
+    try {
+      while (Date.now() < end && this.#broken === null)
+        restMs.push(await this.#round(Math.min(end, Date.now() + ROUND_MS)));
+    } finally {
+      this.#over = true;
+      await watched;
+    }
+    if (this.#broken !== null) throw this.#broken;
+    return { requests: this.#requests, faults: this.#faults, machines: this.#machines, restMs };
+  }
+
+  /** Returns how long it took to come to rest. */
+  async #round(end: number): Promise<number> {
     const going = (): boolean => Date.now() < end && this.#broken === null;
     await Promise.all([
       this.#repeat(going, 200, 1_500, () => this.#request()),
       this.#repeat(going, 500, 4_000, () => this.#fault(end)),
-      this.#watch(() => !this.#over && this.#broken === null, going),
     ]);
-    if (this.#broken !== null) throw this.#broken;
-    return {
-      requests: this.#requests,
-      faults: this.#faults,
-      machines: this.#wishes.size,
-      restMs: this.#restMs,
-    };
+    if (this.#broken === null) await this.#rest();
+    const ms = Date.now() - this.#lastFault;
+    this.#say(`at rest after ${ms} ms`);
+    // What is gone stays gone: should one of them run again, it is a stranger.
+    for (const { id, wish, unsure } of this.#wishes.values())
+      if (wish === "destroyed" && !unsure) this.#wishes.delete(id);
+    return ms;
   }
-
-  #restMs = 0;
 
   async #repeat(
     going: () => boolean,
@@ -143,18 +171,10 @@ class Chaos implements AsyncDisposable {
     }
   }
 
-  /** Counts runs until the end, then waits for rest. */
-  async #watch(on: () => boolean, going: () => boolean): Promise<void> {
-    while (on()) {
+  /** Counts runs until the end. */
+  async #watch(): Promise<void> {
+    while (!this.#over && this.#broken === null) {
       this.#checkRuns();
-      if (!going()) {
-        const from = Date.now();
-        await this.#rest().catch((error: unknown) => {
-          this.#broken ??= error instanceof Error ? error : new Error(String(error));
-        });
-        this.#restMs = Date.now() - from;
-        this.#over = true;
-      }
       await systemClock.sleep(100);
     }
   }
@@ -195,7 +215,8 @@ class Chaos implements AsyncDisposable {
       const reply = await this.#ask("POST", "/v1/machines", body, key);
       if (reply?.status === 201) {
         const { id } = (await reply.json()) as { id: string };
-        if (!this.#wishes.has(id)) this.#wishes.set(id, { id, wish: "started", unsure: false });
+        this.#machines += 1;
+        this.#wishes.set(id, { id, wish: "started", unsure: false });
         return;
       }
       await systemClock.sleep(300);
@@ -220,7 +241,20 @@ class Chaos implements AsyncDisposable {
     }
   }
 
+  /** Shuffled anew when each has had its turn. */
+  #nextFault(): Fault {
+    const left = this.#deck.length > 0 ? this.#deck : [...FAULTS];
+    const fault = this.#random.pick(left);
+    this.#deck = left.filter((one) => one !== fault);
+    return fault;
+  }
+
   async #fault(end: number): Promise<void> {
+    await this.#strike(end);
+    this.#lastFault = Date.now();
+  }
+
+  async #strike(end: number): Promise<void> {
     this.#faults += 1;
     const ms = Math.min(
       this.#random.between(100, this.#random.pick([1_000, 6_000, 16_000])),
@@ -229,28 +263,28 @@ class Chaos implements AsyncDisposable {
     const host = this.#random.pick(this.#hosts);
     const at = this.#random.between(0, this.#planes.length - 1);
     const plane = this.#planes[at];
-    switch (this.#random.between(0, 4)) {
-      case 0:
+    switch (this.#nextFault()) {
+      case "cut":
         this.#say(`${host.name} cut off for ${ms} ms`);
         host.namespace.cut();
         await systemClock.sleep(ms);
         return host.namespace.heal();
-      case 1:
+      case "freeze-agent":
         this.#say(`${host.name} frozen for ${ms} ms`);
         host.freeze();
         await systemClock.sleep(ms);
         return host.thaw();
-      case 2:
+      case "kill-agent":
         this.#say(`${host.name}: agent killed for ${ms} ms`);
         await host.kill();
         await systemClock.sleep(ms);
         return host.start();
-      case 3:
+      case "freeze-cp":
         this.#say(`cp-${at} frozen for ${ms} ms`);
         plane?.freeze();
         await systemClock.sleep(ms);
         return plane?.thaw();
-      default:
+      case "kill-cp":
         this.#say(`cp-${at} killed for ${ms} ms`);
         await plane?.kill();
         await systemClock.sleep(ms);
@@ -263,13 +297,13 @@ class Chaos implements AsyncDisposable {
   }
 
   async #rest(): Promise<void> {
-    this.#say("the faults are over");
+    this.#say("the faults pause");
     let wrong: string | null = "not asked yet";
     try {
       await until(
         "rest",
         async () => (wrong = await this.#whatIsWrong().catch(String)) === null,
-        REST_MS,
+        this.#lastFault + REST_MS - Date.now(),
       );
     } catch {
       throw new Error(`Not at rest ${REST_MS / 1000} s after the last fault: ${wrong}`);

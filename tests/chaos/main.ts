@@ -9,10 +9,11 @@ const seed = Number(values.seed ?? Date.now() % 1_000_000);
 const began = performance.now();
 const say = (line: string): void =>
   void process.stderr.write(`${((performance.now() - began) / 1000).toFixed(1)} s  ${line}\n`);
+const seconds = (ms: number): string => (ms / 1000).toFixed(1);
 try {
   const result = await runChaos(Number(values.minutes), seed, say);
   process.stdout.write(
-    `seed ${seed}: ${result.faults} faults, ${result.requests} requests, ${result.machines} machines; at rest ${(result.restMs / 1000).toFixed(1)} s after the last fault\n`,
+    `seed ${seed}: ${result.faults} faults, ${result.requests} requests, ${result.machines} machines; ${result.restMs.length} rounds, at rest ${seconds(Math.max(...result.restMs))} s after the last fault at worst\n`,
   );
   process.exit(0);
 } catch (error) {

@@ -65,11 +65,6 @@ export class PlaneChild implements AsyncDisposable {
     return this.#process.pid;
   }
 
-  /** Asks for a full collection, of one that was started with GC_ON_SIGNAL. */
-  collect(): void {
-    this.#process.kill("SIGUSR2");
-  }
-
   /** SIGSTOP … SIGCONT. */
   freeze(): void {
     this.#process.kill("SIGSTOP");

@@ -15,6 +15,9 @@ import type { Network } from "./network.ts";
 import type { Random } from "./random.ts";
 import { Death, type Scheduler, SimProcess } from "./time.ts";
 
+/** Made once: it is not free. */
+const LOG = silentLog();
+
 const CAPACITY = { cpus: 4, memoryMib: 1_024, diskMib: 4_096 };
 
 /** Each write is a point before and after which the process may die. */
@@ -138,7 +141,7 @@ export class SimAgent implements Disposable {
     const leave = new AbortController();
     this.#leave = leave;
     const clock = scheduler.clockOf(process, this.skewMs);
-    const log = silentLog();
+    const log = LOG;
     const fleet = new Fleet({
       journal: viewOf(this.#journal, process),
       images: new SimImages(scheduler, random, process),

@@ -4,9 +4,9 @@
  * after it committed, so that processes meet in between, and every statement and
  * commit is a point at which the process may die.
  */
-import { drizzle } from "drizzle-orm/pg-proxy";
 import { fromDatabase, type Database, type Db } from "../../cp/db/index.ts";
 import type { Random } from "./random.ts";
+import { quickDrizzle } from "./quick-drizzle.ts";
 import type { SqlEngine } from "./sql.ts";
 import { Death, type Scheduler, type SimProcess } from "./time.ts";
 
@@ -46,6 +46,7 @@ export type Crash = {
 
 export class SimDatabase implements Database {
   readonly db: Db;
+  readonly relaxed: Db;
   readonly #store: SharedStore;
   readonly #process: SimProcess;
   readonly #scheduler: Scheduler;
@@ -57,7 +58,7 @@ export class SimDatabase implements Database {
     this.#process = process;
     this.#scheduler = scheduler;
     this.#random = random;
-    this.db = this.#connection(async (sql, params) => {
+    this.db = quickDrizzle(async (sql, params) => {
       await this.#pause();
       const unlock = await store.lock();
       try {
@@ -66,6 +67,7 @@ export class SimDatabase implements Database {
         unlock();
       }
     });
+    this.relaxed = this.db;
   }
 
   async transaction<T>(work: (tx: Db) => Promise<T>): Promise<T> {
@@ -77,7 +79,7 @@ export class SimDatabase implements Database {
       this.#mayDie();
       engine.exec("BEGIN");
       try {
-        const tx = this.#connection((sql, params) =>
+        const tx = quickDrizzle((sql, params) =>
           Promise.resolve().then(() => this.#statement(sql, params)),
         );
         value = await work(tx);
@@ -115,12 +117,6 @@ export class SimDatabase implements Database {
 
   [Symbol.asyncDispose](): Promise<void> {
     return Promise.resolve();
-  }
-
-  #connection(run: (sql: string, params: unknown[]) => Promise<unknown[][]>): Db {
-    const db = drizzle(async (sql, params) => ({ rows: await run(sql, params) }));
-    // The same query builder; only the driver's result of execute() differs, which nobody uses.
-    return db as unknown as Db;
   }
 
   #statement(sql: string, params: unknown[]): unknown[][] {

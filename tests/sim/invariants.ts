@@ -7,6 +7,8 @@ import type { Promised } from "./world.ts";
 
 type Sum = {
   id: string;
+  state: string;
+  epoch: number;
   cpus: number;
   memory: number;
   disk: number;
@@ -28,7 +30,7 @@ type Row = {
 };
 
 const SUMS = `
-  SELECT h.id, h.committed_cpus, h.committed_memory_mib, h.committed_disk_mib,
+  SELECT h.id, h.state, h.epoch, h.committed_cpus, h.committed_memory_mib, h.committed_disk_mib,
          h.capacity_cpus, h.capacity_memory_mib, h.capacity_disk_mib,
          coalesce(sum(CASE WHEN p.running THEN p.cpus END), 0) AS cpus,
          coalesce(sum(CASE WHEN p.running THEN p.memory_mib END), 0) AS memory,
@@ -38,9 +40,18 @@ const SUMS = `
 /** CPUs of the host may be promised several times over. */
 const CPU_OVERCOMMIT = 4;
 
-/** Σ placements = committed ≤ capacity, on every host. Throws Violation. */
-export function checkCapacity(engine: SqlEngine): void {
+/** True while a living control plane holds that stream. */
+export type IsHeld = (origin: { hostId: string; epoch: number }) => boolean;
+
+/**
+ * Σ placements = committed ≤ capacity, and no host is down whose newest stream is up: the
+ * end of an older one is not its end. Throws Violation.
+ */
+export function checkHosts(engine: SqlEngine, isHeld: IsHeld): void {
   for (const row of engine.query<Sum>(SUMS)) {
+    const down = row.state === "disconnected" || row.state === "lost";
+    if (down && isHeld({ hostId: row.id, epoch: row.epoch }))
+      throw new Violation(`host ${row.id} is ${row.state} and its newest stream is open`);
     const exact =
       row.cpus === row.committed_cpus &&
       row.memory === row.committed_memory_mib &&

@@ -26,8 +26,8 @@ export type Faults = {
   slow: number;
 };
 
-/** Changes frames on their way down: how a bug is planted without touching the product. */
-export type FrameMutation = (frame: HubFrame) => HubFrame;
+/** Changes a frame on its way down, and says whether: how a bug is planted without touching the product. */
+export type FrameMutation = (frame: HubFrame) => boolean;
 
 const NOTICE_MIN_MS = 1_000;
 const NOTICE_MAX_MS = 15_000;
@@ -139,7 +139,7 @@ export class Network {
     scheduler: Scheduler,
     random: Random,
     faults: Faults,
-    mutate: FrameMutation = (frame) => frame,
+    mutate: FrameMutation = () => false,
   ) {
     this.scheduler = scheduler;
     this.random = random;
@@ -252,9 +252,9 @@ export class Network {
     try {
       for await (const frame of hub.connect(stream.up, context)) {
         if (hub.process.dead) return;
-        const sent = this.mutate(frame);
+        this.mutate(frame);
         const repeatable = frame.frame.case !== "welcome" && frame.frame.case !== "goodbye";
-        stream.carry("down", repeatable, () => stream.down.push(sent));
+        stream.carry("down", repeatable, () => stream.down.push(frame));
       }
       stream.carry("down", false, () => stream.down.end());
     } catch {

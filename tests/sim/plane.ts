@@ -1,14 +1,18 @@
 /** The real control plane above SQL and below HTTP, as a process that can die or stand still. */
 import { startLoop } from "../../cp/loops.ts";
-import { hubService } from "../../cp/hub/service.ts";
 import type { Deps } from "../../cp/ops/deps.ts";
+import type { Origin } from "../../cp/ops/report.ts";
 import { composePlane } from "../../cp/plane.ts";
 import { silentLog } from "../../lib/log.ts";
 import { ReplicaId } from "../../proto/ids.ts";
+import { serveControl } from "./control.ts";
 import { type SharedStore, SimDatabase } from "./database.ts";
 import type { Hub, Network } from "./network.ts";
 import type { Random } from "./random.ts";
 import { Death, type Scheduler, SimProcess } from "./time.ts";
+
+/** Made once: it is not free. */
+const LOG = silentLog();
 
 export type PlaneWorld = {
   scheduler: Scheduler;
@@ -34,7 +38,7 @@ export class SimPlane {
     this.#plane = composePlane({
       database: this.#database,
       clock: scheduler.clockOf(this.process),
-      log: silentLog(),
+      log: LOG,
       replicaId: ReplicaId.create(),
       authority: null,
       replicaUrl: () => `sim://${name}`,
@@ -54,12 +58,19 @@ export class SimPlane {
     await this.#plane.enter();
     for (const { name, ms, work } of periodic)
       startLoop({ name, ms, work, clock: deps.clock, log: deps.log });
-    const service = hubService(parts);
     const hub: Hub = {
       process: this.process,
-      connect: (frames, context) => service.connect(frames, context) as ReturnType<Hub["connect"]>,
+      connect: (frames, context) => serveControl(parts, frames, context),
     };
     this.#world.network.hubs.push(hub);
+  }
+
+  /** True while it lives and has that stream open. */
+  holds(origin: Origin): boolean {
+    const { registry } = this.#plane.parts;
+    return (
+      !this.process.dead && registry.holds(origin) && registry.get(origin.hostId)?.closed === false
+    );
   }
 
   /** SIGKILL now, or at a statement or commit to come. */

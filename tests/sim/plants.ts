@@ -1,6 +1,7 @@
 /**
  * Bugs for the simulator to find. None is in the product: each changes statements or
- * frames on their way, as if the product had left the mechanism out.
+ * frames on their way, as if the product had left the mechanism out. A plant that
+ * changes nothing any more, because the product says it in other words, is an error.
  */
 import type { Bugs } from "./world.ts";
 
@@ -24,8 +25,36 @@ export const PLANTS: Readonly<Record<string, Bugs>> = {
   incarnation: {
     frame: (frame) => {
       const { case: kind, value } = frame.frame;
-      if (kind === "op" && value.command.case === "start") value.command.value.incarnation = 1n;
-      return frame;
+      if (kind !== "op" || value.command.case !== "start") return false;
+      const start = value.command.value;
+      const changed = start.incarnation !== 1n;
+      start.incarnation = 1n;
+      return changed;
     },
   },
 };
+
+/** The same bugs, and how often they have changed something. */
+export function counted(bugs: Bugs): { bugs: Bugs; changes: () => number } {
+  const { sql, frame } = bugs;
+  let changes = 0;
+  return {
+    bugs: {
+      ...(sql && {
+        sql: (text) => {
+          const changed = sql(text);
+          if (changed !== text) changes += 1;
+          return changed;
+        },
+      }),
+      ...(frame && {
+        frame: (sent) => {
+          const changed = frame(sent);
+          if (changed) changes += 1;
+          return changed;
+        },
+      }),
+    },
+    changes: () => changes,
+  };
+}

@@ -1,6 +1,7 @@
 /**
- * Two processes of a thousand seeds each (`bun run sim` takes as many as asked), and the same for bugs that were planted:
- * a simulator that finds nothing in a broken fleet proves nothing about a whole one.
+ * Two processes of a thousand seeds each (`bun run sim` takes as many as asked), and the
+ * same for bugs that were planted: a simulator that finds nothing in a broken fleet proves
+ * nothing about a whole one.
  */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
@@ -23,12 +24,9 @@ async function sim(...args: string[]): Promise<{ code: number; output: string }>
 }
 
 test("2,000 seeds break no invariant", async () => {
-  const both = await Promise.all([
-    sim("--from", "1", "--seeds", "1000"),
-    sim("--from", "1001", "--seeds", "1000"),
-  ]);
-  for (const { output } of both) expect(output, output).toEndWith(", 0 failed\n");
-  expect(both.map(({ code }) => code)).toEqual([0, 0]);
+  const { code, output } = await sim("--seeds", "2000", "--jobs", "2");
+  expect(output).toMatch(/^2000 seeds from 1, \d+ steps, .* 0 failed$/m);
+  expect(code).toBe(0);
 });
 
 test("a seed always takes the same steps", async () => {
@@ -38,17 +36,10 @@ test("a seed always takes the same steps", async () => {
   expect(steps[1]).toBe(steps[0]);
 });
 
-/**
- * "epoch" is not among them: it was found at seed 12 before heartbeats were written
- * together, and is not found within 1,000 seeds since. Why is not known yet; tests/stream
- * proves the epoch check by itself.
- */
-const FOUND = Object.keys(PLANTS).filter((plant) => plant !== "epoch");
-
-for (const plant of FOUND)
+for (const plant of Object.keys(PLANTS))
   test(`a planted bug (${plant}) is found within 1,000 seeds, and the seed replays it`, async () => {
     const found = await sim("--plant", plant, "--seeds", "1000", "--stop-at-first");
-    expect(found.code).toBe(1);
+    expect(found.code, found.output).toBe(1);
     const seed = /^FAIL seed (\d+): /m.exec(found.output)?.[1];
     expect(seed).toBeDefined();
     const again = await sim("--plant", plant, "--seeds", "1", "--from", String(seed));

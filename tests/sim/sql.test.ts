@@ -1,5 +1,6 @@
 /** What the translation of PostgreSQL's SQL must get right; the seeds rest on it. */
 import { expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
 import { type Db, openDatabase, violatedConstraint } from "../../cp/db/index.ts";
 import { takeLead } from "../../cp/db/queries/replicas.ts";
 import { createDatabase } from "../kit/postgres.ts";
@@ -60,4 +61,13 @@ test("a unique violation names its constraint as PostgreSQL does", async () => {
   } catch (error) {
     expect(violatedConstraint(error)).toBeDefined();
   }
+});
+
+test("each statement of a life is drizzle's, word for word", async () => {
+  const child = Bun.spawn([process.execPath, join(import.meta.dir, "quick-drizzle-check.ts")], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const output = await new Response(child.stdout).text();
+  expect(output).toMatch(/^\d\d+ statements are the same\n$/);
+  expect(await child.exited).toBe(0);
 });

@@ -49,7 +49,8 @@ export class SqlEngine implements Disposable {
   readonly #uniques = new Map<string, string>();
   readonly #serials = new Map<string, number>();
   readonly #prepared = new Map<string, Prepared>();
-  /** Changes each time something may have been written. */
+  readonly #exec = new Map<string, Statement>();
+  /** Changes each time hosts or their placements may have been written. */
   writes = 0;
   now: () => number = Date.now;
 
@@ -76,8 +77,11 @@ export class SqlEngine implements Disposable {
     this.writes = 0;
   }
 
+  /** BEGIN, COMMIT and the like. */
   exec(sql: string): void {
-    this.#sqlite.run(sql);
+    const known = this.#exec.get(sql) ?? this.#sqlite.prepare(sql);
+    this.#exec.set(sql, known);
+    known.run();
   }
 
   /** For the invariants: plain SQLite. */
@@ -138,7 +142,7 @@ export class SqlEngine implements Disposable {
         return match === "now()" ? source({ kind: "now" }) : match;
       },
     );
-    const writes = !sql.startsWith("select");
+    const writes = /^(insert into|update|delete from) "(hosts|placements)"/.test(sql);
     const made = { statement: this.#sqlite.prepare(sql), sources, writes };
     this.#prepared.set(text, made);
     return made;

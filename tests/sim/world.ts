@@ -14,7 +14,7 @@ import { MachineConfig } from "../../proto/rest.ts";
 import { SimAgent } from "./agent.ts";
 import { SharedStore, type Mutation } from "./database.ts";
 import { RunLedger, Violation } from "./driver.ts";
-import { checkCapacity, checkRest, describeStore } from "./invariants.ts";
+import { checkHosts, checkRest, describeStore } from "./invariants.ts";
 import { Network, type FrameMutation } from "./network.ts";
 import { SimPlane } from "./plane.ts";
 import { Random, seedProcess } from "./random.ts";
@@ -49,12 +49,16 @@ const ENGINE = new SqlEngine(await loadTables());
 /** Throws Violation; the message names the seed. */
 export async function simulate(seed: number, bugs: Bugs = {}): Promise<Outcome> {
   using _ = seedProcess(seed);
-  using life = new Life(seed, bugs);
+  const life = new Life(seed, bugs);
   try {
     return await life.run();
   } catch (error) {
     if (!(error instanceof Violation)) throw error;
     throw new Violation(`seed ${seed}: ${error.message}\n${life.story.join("\n")}`);
+  } finally {
+    life[Symbol.dispose]();
+    // A transaction that was open is rolled back by its own process before the next life begins.
+    await new Promise<void>((resolve) => setImmediate(resolve));
   }
 }
 
@@ -156,7 +160,7 @@ class Life implements Disposable {
     const went = await this.#scheduler.step(until);
     if (this.#ledger.violation !== null) throw this.#ledger.violation;
     if (this.#engine.writes !== this.#checkedWrites) {
-      checkCapacity(this.#engine);
+      checkHosts(this.#engine, (origin) => this.#planes.some((plane) => plane.holds(origin)));
       this.#checkedWrites = this.#engine.writes;
     }
     return went;

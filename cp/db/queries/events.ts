@@ -4,8 +4,9 @@ import { events, type EventRow } from "../schema/events.ts";
 
 export type NewEvent = Omit<typeof events.$inferInsert, "xid" | "sequence" | "createdAt">;
 
-export async function insertEvent(tx: Db, event: NewEvent): Promise<void> {
-  await tx.insert(events).values(event);
+/** In the order given. */
+export async function insertEvents(tx: Db, ...rows: NewEvent[]): Promise<void> {
+  await tx.insert(events).values(rows);
 }
 
 export async function pruneEvents(tx: Db, olderThanS: number): Promise<void> {

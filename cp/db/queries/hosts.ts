@@ -166,18 +166,36 @@ export function listHosts(tx: Db): Promise<HostRow[]> {
   return tx.select().from(hosts).orderBy(asc(hosts.createdAt), asc(hosts.id));
 }
 
+/** What placement looks at. */
+const look = {
+  id: hosts.id,
+  state: hosts.state,
+  cordoned: hosts.cordoned,
+  quarantinedUntil: hosts.quarantinedUntil,
+  arch: hosts.arch,
+  kvm: hosts.kvm,
+  labels: hosts.labels,
+  capacityCpus: hosts.capacityCpus,
+  capacityMemoryMib: hosts.capacityMemoryMib,
+  capacityDiskMib: hosts.capacityDiskMib,
+  committedCpus: hosts.committedCpus,
+  committedMemoryMib: hosts.committedMemoryMib,
+  committedDiskMib: hosts.committedDiskMib,
+};
+export type HostLook = Pick<HostRow, keyof typeof look>;
+
 /**
  * Ready hosts whose ids follow `from`, round the end: ids are random, so a random
  * `from` draws at random, at the cost of a look into the index however many there are.
  */
-export async function sampleHosts(tx: Db, from: string, limit: number): Promise<HostRow[]> {
+export async function sampleHosts(tx: Db, from: string, limit: number): Promise<HostLook[]> {
   const ready = and(
     eq(hosts.state, "ready"),
     eq(hosts.cordoned, false),
     isNull(hosts.quarantinedUntil),
   );
-  const draw = (side: SQL, count: number): Promise<HostRow[]> =>
-    tx.select().from(hosts).where(and(side, ready)).orderBy(asc(hosts.id)).limit(count);
+  const draw = (side: SQL, count: number): Promise<HostLook[]> =>
+    tx.select(look).from(hosts).where(and(side, ready)).orderBy(asc(hosts.id)).limit(count);
   const after = await draw(gte(hosts.id, from), limit);
   if (after.length === limit) return after;
   return [...after, ...(await draw(lt(hosts.id, from), limit - after.length))];
@@ -200,8 +218,8 @@ export function pageOfHosts(
     .limit(page.limit);
 }
 
-export function hostsByIds(tx: Db, ids: string[]): Promise<HostRow[]> {
-  return tx.select().from(hosts).where(inArray(hosts.id, ids));
+export function hostsByIds(tx: Db, ids: string[]): Promise<HostLook[]> {
+  return tx.select(look).from(hosts).where(inArray(hosts.id, ids));
 }
 
 export type Drain = { mode: "move" | "stop"; deadlineS: number };

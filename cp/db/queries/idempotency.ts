@@ -1,7 +1,8 @@
-import { and, eq, lt, sql } from "drizzle-orm";
+import { and, eq, isNull, lt, sql } from "drizzle-orm";
 import { LIMITS } from "../../../lib/limits.ts";
 import type { Db } from "../index.ts";
 import { idempotencyKeys } from "../schema/idempotency-keys.ts";
+import { idempotencyReplies, type ReplyRow } from "../schema/idempotency-replies.ts";
 
 export type Claim = { projectId: string; key: string; requestHash: string; machineId: string };
 
@@ -10,6 +11,7 @@ const expired = () =>
 
 export async function pruneKeys(tx: Db): Promise<void> {
   await tx.delete(idempotencyKeys).where(expired());
+  await tx.delete(idempotencyReplies).where(olderThan(LIMITS.idempotencyKeyTtlS));
 }
 
 /**
@@ -41,4 +43,59 @@ export async function claimKey(
     .from(idempotencyKeys)
     .where(and(eq(idempotencyKeys.projectId, claim.projectId), eq(idempotencyKeys.key, claim.key)));
   return row ?? null;
+}
+
+export type ReplyKey = Pick<ReplyRow, "projectId" | "key">;
+
+const olderThan = (seconds: number) =>
+  lt(idempotencyReplies.createdAt, sql`now() - make_interval(secs => ${seconds})`);
+const named = ({ projectId, key }: ReplyKey) =>
+  and(eq(idempotencyReplies.projectId, projectId), eq(idempotencyReplies.key, key));
+
+/**
+ * Takes the key for a request; null = it is ours. Else what the request that has it
+ * was answered, or has not been yet. One that is over, or whose request has not been
+ * answered for so long that its process must be dead, is taken over.
+ */
+export async function claimReply(
+  tx: Db,
+  claim: ReplyKey & Pick<ReplyRow, "requestHash" | "requestId">,
+  abandonedAfterS: number,
+): Promise<ReplyRow | null> {
+  const unanswered = isNull(idempotencyReplies.status);
+  const over = sql`${olderThan(LIMITS.idempotencyKeyTtlS)} or (${unanswered} and ${olderThan(abandonedAfterS)})`;
+  const taken = await tx
+    .insert(idempotencyReplies)
+    .values(claim)
+    .onConflictDoUpdate({
+      target: [idempotencyReplies.projectId, idempotencyReplies.key],
+      set: { ...claim, status: null, body: null, createdAt: sql`now()` },
+      setWhere: over,
+    })
+    .returning({ key: idempotencyReplies.key });
+  if (taken.length > 0) return null;
+  const [row] = await tx.select().from(idempotencyReplies).where(named(claim));
+  return row ?? null;
+}
+
+/** Nothing happens when another request has taken the key over. */
+export async function storeReply(
+  tx: Db,
+  key: ReplyKey & Pick<ReplyRow, "requestId">,
+  reply: { status: number; body: Uint8Array },
+): Promise<void> {
+  await tx
+    .update(idempotencyReplies)
+    .set(reply)
+    .where(and(named(key), eq(idempotencyReplies.requestId, key.requestId)));
+}
+
+/** The request failed: the key is nobody's. */
+export async function releaseReply(
+  tx: Db,
+  key: ReplyKey & Pick<ReplyRow, "requestId">,
+): Promise<void> {
+  await tx
+    .delete(idempotencyReplies)
+    .where(and(named(key), eq(idempotencyReplies.requestId, key.requestId)));
 }

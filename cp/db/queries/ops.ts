@@ -27,34 +27,41 @@ export async function insertOp(tx: Db, op: NewOp): Promise<void> {
   await tx.insert(ops).values(op);
 }
 
-export type Outgoing = { op: OpRow; machine: MachineRow | null };
+export type Outgoing = {
+  op: OpRow;
+  machine: MachineRow | null;
+  /** The host's. */
+  epoch: number;
+};
 
 /**
- * What a stream has to send: never sent, or sent under an earlier epoch and not
+ * What hosts have to be sent: never sent, or sent under an earlier epoch and not
  * known to be journalled. Oldest first.
  */
-export async function findOutgoing(
-  tx: Db,
-  hostId: string,
-  epoch: number,
-  limit: number,
-): Promise<Outgoing[]> {
+export async function findOutgoing(tx: Db, hostIds: string[], limit: number): Promise<Outgoing[]> {
   return tx
-    .select({ op: ops, machine: machines })
+    .select({ op: ops, machine: machines, epoch: hosts.epoch })
     .from(ops)
+    .innerJoin(hosts, eq(hosts.id, ops.hostId))
     .leftJoin(machines, eq(machines.id, ops.machineId))
     .where(
       and(
-        eq(ops.hostId, hostId),
-        or(eq(ops.state, "pending"), and(eq(ops.state, "sent"), ne(ops.sentEpoch, epoch))),
+        inArray(ops.hostId, rounded(hostIds)),
+        or(eq(ops.state, "pending"), and(eq(ops.state, "sent"), ne(ops.sentEpoch, hosts.epoch))),
       ),
     )
     .orderBy(asc(ops.sequence))
     .limit(limit);
 }
 
-/** Nothing happens when the stream is not the host's newest: what it sent went nowhere. */
-export async function markSent(tx: Db, opId: string, epoch: number): Promise<void> {
+/** Filled up to a power of two: each length is another statement to keep. */
+function rounded(ids: string[]): string[] {
+  const length = 2 ** Math.ceil(Math.log2(Math.max(ids.length, 1)));
+  return [...ids, ...Array.from({ length: length - ids.length }, () => ids[0] ?? "")];
+}
+
+/** Of hosts of this epoch. Where it has passed nothing happens: what was sent went nowhere. */
+export async function markSent(tx: Db, opIds: string[], epoch: number): Promise<void> {
   const newest = tx
     .select({ id: hosts.id })
     .from(hosts)
@@ -62,7 +69,9 @@ export async function markSent(tx: Db, opId: string, epoch: number): Promise<voi
   await tx
     .update(ops)
     .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1` })
-    .where(and(eq(ops.id, opId), inArray(ops.state, ["pending", "sent"]), exists(newest)));
+    .where(
+      and(inArray(ops.id, rounded(opIds)), inArray(ops.state, ["pending", "sent"]), exists(newest)),
+    );
 }
 
 export async function markAcked(tx: Db, opId: string, hostId: string): Promise<void> {

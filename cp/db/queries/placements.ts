@@ -58,9 +58,13 @@ async function commit(tx: Db, hostId: string, change: Need): Promise<void> {
 }
 
 /** Takes or gives back a placement's CPU and memory; idempotent. The machine's row is locked. */
-export async function setRunning(tx: Db, machineId: string, running: boolean): Promise<void> {
-  const row = await getPlacement(tx, machineId);
+export async function setRunning(
+  tx: Db,
+  row: PlacementRow | undefined,
+  running: boolean,
+): Promise<void> {
   if (row === undefined || row.running === running) return;
+  const { machineId } = row;
   const sign = running ? 1 : -1;
   await commit(tx, row.hostId, {
     cpus: sign * row.cpus,

@@ -63,7 +63,10 @@ export const machines = pgTable(
       .on(table.projectId, table.name)
       .where(sql`${table.desiredState} <> 'destroyed'`),
     index("machines_host").on(table.hostId),
-    index("machines_image").on(table.image, table.hostId),
+    // Those that have run: without the condition a search passes by all that never did.
+    index("machines_image")
+      .on(table.image, table.hostId)
+      .where(sql`${table.imageDigest} is not null`),
     index("machines_group").on(table.projectId, table.antiAffinity),
     index("machines_pending")
       .on(table.createdAt)

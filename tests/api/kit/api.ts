@@ -58,6 +58,7 @@ export async function startApi(): Promise<Api> {
       revoke: () => Promise.resolve(0),
     },
     progress: () => null,
+    secretKey: new Uint8Array(32),
     shutdown: new AbortController().signal,
   };
   const app = createApp(deps, "0.0.0");

@@ -26,8 +26,11 @@ export async function startPlane(overrides: Overrides = {}): Promise<ControlPlan
 
 export type Reply = { status: number; body: unknown };
 
+/** In this process or in another. */
+type Reachable = Pick<ControlPlane, "httpUrl">;
+
 export async function call(
-  plane: Pick<ControlPlane, "httpUrl">,
+  plane: Reachable,
   method: string,
   path: string,
   body?: unknown,
@@ -45,14 +48,14 @@ export async function call(
   return { status: response.status, body: await response.json() };
 }
 
-export async function machineOf(plane: ControlPlane, id: string): Promise<Machine> {
+export async function machineOf(plane: Reachable, id: string): Promise<Machine> {
   const { body } = await call(plane, "GET", `/v1/machines/${id}`);
   return body as Machine;
 }
 
 /** Waits until the machine, as the API shows it, is in the state. */
 export function untilState(
-  plane: ControlPlane,
+  plane: Reachable,
   id: string,
   state: Machine["state"],
 ): Promise<Machine> {
@@ -63,7 +66,7 @@ export function untilState(
 }
 
 export async function createMachine(
-  plane: ControlPlane,
+  plane: Reachable,
   body: { name?: string; guest?: Record<string, unknown> } = {},
   headers: Record<string, string> = {},
 ): Promise<Machine> {

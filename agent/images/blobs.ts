@@ -11,7 +11,7 @@ import { LvError } from "../../proto/errors.ts";
 import { Download, type BlobSource } from "./download.ts";
 import { TEMPORARY, temporaryName, writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
-import { isDigest } from "./reference.ts";
+import { isDigest } from "../../proto/image-reference.ts";
 
 /** Longer than any pause of a process that still writes. */
 const STALE_MS = 60 * 60_000;

@@ -29,7 +29,7 @@ import {
   type Manifest,
 } from "./manifest.ts";
 import { PullProgress, type Report } from "./pull-progress.ts";
-import { formatReference, parseReference, type Reference } from "./reference.ts";
+import { formatReference, parseReference, type Reference } from "../../proto/image-reference.ts";
 import { RegistryClient } from "./registry.ts";
 import { Slots } from "./slots.ts";
 import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";

@@ -12,7 +12,7 @@ import { LvError } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
 import { openImageFiles, readSmall, type ImageFiles } from "./image-files.ts";
 import { choosePlatform, parseConfig, parseDocument, type Manifest } from "./manifest.ts";
-import { formatReference, parseReference } from "./reference.ts";
+import { formatReference, parseReference } from "../../proto/image-reference.ts";
 
 const INDEX_DEPTH = 3;
 const REF_NAME = "org.opencontainers.image.ref.name";

@@ -9,7 +9,7 @@ import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import { Authenticator, type TokenReply } from "./auth.ts";
 import { MANIFEST_ACCEPT } from "./manifest.ts";
-import { formatReference, isDigest, type Reference } from "./reference.ts";
+import { formatReference, isDigest, type Reference } from "../../proto/image-reference.ts";
 import { registryOrigin } from "./registry-config.ts";
 import type { RegistryConfig } from "./types.ts";
 

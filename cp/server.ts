@@ -18,6 +18,7 @@ import { clusterSecret } from "./db/queries/replicas.ts";
 import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
 import { RoutedLogs } from "./hub/routed-logs.ts";
+import { HubUploads } from "./hub/uploads.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
@@ -73,10 +74,11 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     authority: config.insecureLink
       ? null
       : await Authority.open(database.db, loadSecretKey(config), context.clock),
+    secretKey: () => loadSecretKey(config),
     lostAfterS: config.lostAfterS,
     ...periodsOf(overrides),
   });
-  const { deps, parts, periodic } = plane;
+  const { deps, parts, periodic, secrets } = plane;
   const { outbox, attachments, progress, registry, replicaId } = parts;
   const madeToken = await makeFirstToken(context);
   const secret = await clusterSecret(database.db, randomBytes(32).toString("hex"));
@@ -101,6 +103,8 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       internal: { secret, logs: attachments },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
+      uploads: new HubUploads(attachments),
+      secrets,
       shutdown: shutdown.signal,
     },
     VERSION,
@@ -157,6 +161,8 @@ function listenHttp(
       port: config.httpPort,
       // Streams are quiet for as long as a machine is; they end themselves.
       idleTimeout: 0,
+      // Routes have bounds of their own; only the loading of images has one so large.
+      maxRequestBodySize: LIMITS.imageArchiveBytes,
       fetch: (request) => app.fetch(request),
     });
     stack.defer(async () => {

@@ -4,6 +4,8 @@ import type { Principal } from "../core/access.ts";
 import type { HostsAdmin } from "../hub/hosts-admin.ts";
 import type { Deps } from "../ops/deps.ts";
 import type { LogSource } from "../ops/follow-logs.ts";
+import type { Uploads } from "../ops/load-image.ts";
+import type { RegistrySecrets } from "../ops/registries.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
 import type { z } from "zod";
 import type { Internal } from "./routes/internal.ts";
@@ -12,7 +14,10 @@ export type HttpDeps = Deps & {
   logs: LogSource;
   hosts: HostsAdmin;
   internal: Internal;
-  progress(machineId: string): z.infer<typeof ImageProgress> | null;
+  uploads: Uploads;
+  secrets: RegistrySecrets;
+  /** Of a machine or of an image job. */
+  progress(id: string): z.infer<typeof ImageProgress> | null;
   /** Aborts when the process ends: streams that would never end by themselves do. */
   shutdown: AbortSignal;
 };

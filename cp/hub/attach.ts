@@ -12,7 +12,11 @@
 import { create } from "@bufbuild/protobuf";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, isReason } from "../../proto/errors.ts";
-import { SessionFrameSchema, type SessionFrame } from "../../proto/gen/leveret/v1/agent_pb.js";
+import {
+  SessionFrameSchema,
+  type OpenSession,
+  type SessionFrame,
+} from "../../proto/gen/leveret/v1/agent_pb.js";
 import { SessionId } from "../../proto/ids.ts";
 import type { LogPiece, LogSource } from "../ops/follow-logs.ts";
 import { Queue } from "./queue.ts";
@@ -20,14 +24,16 @@ import type { Registry } from "./registry.ts";
 import type { HubSession } from "./session.ts";
 import { pieceFromWire } from "./wire.ts";
 
-type Joined = {
+export type Joined = {
   frames: AsyncIterator<SessionFrame>;
-  /** Lets the agent send so many bytes more. */
-  grant: (bytes: number) => void;
+  /** False when the frame was not taken: the session has ended, or the agent does not read. */
+  send: (frame: SessionFrame["frame"]) => boolean;
   release: () => void;
 };
-/** An agent has at most two halves of its credit outstanding; the rest is room to spare. */
-const GRANTS_MAX = 16;
+/** Frames on their way down: credit, or data up to the agent's credit. */
+const OUT_MAX = 64;
+
+type Request = Pick<OpenSession, "machineId" | "creditBytes" | "kind">;
 
 type Waiting = { session: HubSession; join: (joined: Joined) => void };
 
@@ -46,10 +52,17 @@ export class Attachments implements LogSource {
     request: { machineId: string; after: number; follow: boolean },
     signal: AbortSignal,
   ): AsyncGenerator<LogPiece> {
-    const session = this.#registry.get(hostId);
-    if (session === undefined)
-      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
-    const joined = await this.#join(session, request, signal);
+    const { machineId, after, follow } = request;
+    const kind = {
+      case: "logs",
+      value: {
+        $typeName: "leveret.v1.LogSession",
+        afterSequence: BigInt(after),
+        follow,
+      },
+    } as const;
+    const creditBytes = BigInt(LIMITS.sessionCreditBytes);
+    const joined = await this.join(hostId, { machineId, creditBytes, kind }, signal);
     let abandon: (error: LvError) => void = () => undefined;
     const onAbort = (): void => {
       joined.release();
@@ -72,7 +85,7 @@ export class Attachments implements LogSource {
           // Only now: the reader has come back for more.
           taken += frame.value.data.length;
           if (taken < LIMITS.sessionCreditBytes / 2) continue;
-          joined.grant(taken);
+          joined.send(creditFrame(taken));
           taken = 0;
         }
         if (frame.case === "end") {
@@ -87,11 +100,18 @@ export class Attachments implements LogSource {
     }
   }
 
-  #join(
-    session: HubSession,
-    request: { machineId: string; after: number; follow: boolean },
-    signal: AbortSignal,
-  ): Promise<Joined> {
+  /**
+   * Asks the host for a session and waits until it is there; the caller releases it. Throws
+   * HOST_UNAVAILABLE, LINK_LOST, CANCELLED.
+   */
+  async join(hostId: string, request: Request, signal: AbortSignal): Promise<Joined> {
+    const session = this.#registry.get(hostId);
+    if (session === undefined)
+      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
+    return await this.#join(session, request, signal);
+  }
+
+  #join(session: HubSession, request: Request, signal: AbortSignal): Promise<Joined> {
     const sessionId = SessionId.create();
     return new Promise<Joined>((resolve, reject) => {
       const settle = (act: () => void): void => {
@@ -125,16 +145,7 @@ export class Attachments implements LogSource {
         value: {
           $typeName: "leveret.v1.OpenSession",
           sessionId,
-          machineId: request.machineId,
-          creditBytes: BigInt(LIMITS.sessionCreditBytes),
-          kind: {
-            case: "logs",
-            value: {
-              $typeName: "leveret.v1.LogSession",
-              afterSequence: BigInt(request.after),
-              follow: request.follow,
-            },
-          },
+          ...request,
         },
       });
     });
@@ -160,11 +171,11 @@ export class Attachments implements LogSource {
     const origin = waiting?.session.origin;
     if (waiting === undefined || origin?.hostId !== hostId || BigInt(origin.epoch) !== epoch)
       throw new LvError("NOT_FOUND", `No session ${sessionId.slice(0, 80)} waits for this host`);
-    const out = new Queue<SessionFrame>(GRANTS_MAX);
+    const out = new Queue<SessionFrame>(OUT_MAX);
     signal.addEventListener("abort", () => out.close(), { once: true });
     waiting.join({
       frames: iterator,
-      grant: (bytes) => void out.push(creditFrame(bytes)),
+      send: (frame) => out.push(create(SessionFrameSchema, { frame })),
       release: () => out.close(),
     });
     yield* out;
@@ -178,9 +189,9 @@ export class Attachments implements LogSource {
   }
 }
 
-function creditFrame(bytes: number): SessionFrame {
+function creditFrame(bytes: number): SessionFrame["frame"] {
   const value = { $typeName: "leveret.v1.SessionCredit", bytes: BigInt(bytes) } as const;
-  return create(SessionFrameSchema, { frame: { case: "credit", value } });
+  return { case: "credit", value };
 }
 
 function cancelled(): LvError {

@@ -3,9 +3,12 @@
  * poll, which is what correctness rests on: a wake-up may be lost. One pump per
  * host at a time; a wake-up during a pump makes it run once more.
  */
+import { create } from "@bufbuild/protobuf";
+import { RegistryLoginSchema } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { findOutgoing, hostsWithPending, markSent } from "../db/queries/ops.ts";
 import type { Deps } from "../ops/deps.ts";
 import type { Registry } from "./registry.ts";
+import type { RegistrySecrets } from "../ops/registries.ts";
 import { opToWire } from "./wire.ts";
 
 const BATCH = 64;
@@ -14,10 +17,12 @@ export class Outbox {
   readonly #deps: Deps;
   readonly #registry: Registry;
   readonly #replicaId: string;
+  readonly #secrets: RegistrySecrets;
   readonly #running = new Map<string, { again: boolean; done: Promise<void> }>();
 
-  constructor(deps: Deps, registry: Registry, replicaId: string) {
+  constructor(deps: Deps, registry: Registry, replicaId: string, secrets: RegistrySecrets) {
     this.#deps = deps;
+    this.#secrets = secrets;
     this.#replicaId = replicaId;
     this.#registry = registry;
   }
@@ -69,9 +74,11 @@ export class Outbox {
       const outgoing = await findOutgoing(db, hostId, epoch, BATCH);
       for (const entry of outgoing) {
         const op = opToWire(entry);
+        const login = await this.#secrets.forOp(this.#deps, entry);
+        if (op !== null && login !== null) op.login = create(RegistryLoginSchema, login);
         if (op !== null && !session.send({ case: "op", value: op })) return;
         // After the send: a crash in between sends it twice, which the agent sorts out.
-        await markSent(db, entry.op.id, epoch);
+        await markSent(db, entry.op.id, epoch, login !== null);
       }
       if (outgoing.length < BATCH) return;
     }

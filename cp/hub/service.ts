@@ -16,6 +16,7 @@ import {
   type Hello,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { reopenImageOps } from "../db/queries/image-jobs.ts";
 import type { Authority, Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
 import { enroll, renew } from "../ops/enroll.ts";
@@ -171,6 +172,7 @@ async function arrive(parts: HubParts, session: HubSession, hello: Hello): Promi
   const { hostId } = session.origin;
   try {
     await reconcileInventory(deps, session.origin, inventoryOf(hello));
+    await reopenImageOps(deps.database.db, hostId);
     session.open();
     deps.changes.publish({ kind: "host", id: hostId });
     outbox.wake(hostId);

@@ -1,6 +1,7 @@
 /** Finding room for a machine inside the transaction that needs it. */
 import { choose, type HostView, type Wishes } from "../core/placement.ts";
 import type { Db } from "../db/index.ts";
+import { hostsWithName } from "../db/queries/host-images.ts";
 import { hostsByIds, listHosts, sampleHosts } from "../db/queries/hosts.ts";
 import { hostsOfGroup, hostsWithImage } from "../db/queries/machines.ts";
 import { insertPlacement, reserve, type Need } from "../db/queries/placements.ts";
@@ -8,6 +9,7 @@ import { lockProject } from "../db/queries/projects.ts";
 import type { HostRow } from "../db/schema/hosts.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { HostId } from "../../proto/ids.ts";
+import { normalReference } from "../../proto/image-reference.ts";
 import type { MachineConfig } from "../../proto/rest.ts";
 
 /** Hosts that are looked at first. */
@@ -37,7 +39,7 @@ export async function place(tx: Db, machine: Placeable): Promise<Placed> {
   const sample = await sampleHosts(tx, from, SAMPLE);
   // A sample that went round the end is most of a small fleet: then all of it is asked.
   const wrapped = sample.some(({ id }) => id < from);
-  const warm = await hostsWithImage(tx, machine.config.image, wrapped ? "" : from, WARM);
+  const warm = await warmHosts(tx, machine.config.image, wrapped ? "" : from);
   const wishes = await wishesOf(tx, machine, warm);
   let refusal = "";
   for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
@@ -53,6 +55,15 @@ export async function place(tx: Db, machine: Placeable): Promise<Placed> {
     if (attempt > 0 && choice.candidates.length === 0) break;
   }
   return { refusal };
+}
+
+/** By what the hosts say of their images, else by the machines that they have had. */
+async function warmHosts(tx: Db, image: string, from: string): Promise<string[]> {
+  const normal = normalReference(image);
+  if (normal === null) return [];
+  const at = normal.indexOf("@");
+  const found = await hostsWithName(tx, at < 0 ? normal : normal.slice(at + 1), from, WARM);
+  return found.length > 0 ? found : hostsWithImage(tx, image, from, WARM);
 }
 
 async function withWarm(tx: Db, sample: HostRow[], warm: string[]): Promise<HostRow[]> {

@@ -10,6 +10,7 @@ import {
   usageOf,
   type QuotaChange,
 } from "../db/queries/projects.ts";
+import { deleteRegistriesOfProject } from "../db/queries/registries.ts";
 import { revokeTokensOfProject } from "../db/queries/tokens.ts";
 import type { Need } from "../db/queries/placements.ts";
 import type { ProjectRow } from "../db/schema/projects.ts";
@@ -60,6 +61,7 @@ export async function removeProject(deps: Deps, reference: string): Promise<Proj
         `"${row.name}" has ${machines} machines: remove them first`,
       );
     await revokeTokensOfProject(tx, id);
+    await deleteRegistriesOfProject(tx, id);
     await deleteProject(tx, id);
     return row;
   });

@@ -54,14 +54,19 @@ export async function findOutgoing(
 }
 
 /** Nothing happens when the stream is not the host's newest: what it sent went nowhere. */
-export async function markSent(tx: Db, opId: string, epoch: number): Promise<void> {
+export async function markSent(
+  tx: Db,
+  opId: string,
+  epoch: number,
+  withLogin = false,
+): Promise<void> {
   const newest = tx
     .select({ id: hosts.id })
     .from(hosts)
     .where(and(eq(hosts.id, ops.hostId), eq(hosts.epoch, epoch)));
   await tx
     .update(ops)
-    .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1` })
+    .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1`, withLogin })
     .where(and(eq(ops.id, opId), inArray(ops.state, ["pending", "sent"]), exists(newest)));
 }
 

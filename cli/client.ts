@@ -223,6 +223,26 @@ export class Client {
     return parsed(path, shape, await this.#json(method, path, options));
   }
 
+  /**
+   * Sends what cannot be sent twice, as it comes; null = without a bound on the time. Never
+   * repeated: the bytes are gone.
+   */
+  async upload<T>(path: string, shape: z.ZodType<T>, body: ReadableStream<Uint8Array>): Promise<T> {
+    const response = await this.#fetch(this.url + path, {
+      method: "POST",
+      headers: { ...this.#identity, "content-type": "application/octet-stream" },
+      body,
+      // Bun's own bound would end an upload that takes longer than five minutes.
+      timeout: false,
+    } as RequestInit).catch((cause: unknown) => {
+      throw new LvError("LINK_LOST", `The connection to ${this.url} broke during the upload`, {
+        cause,
+      });
+    });
+    if (!response.ok) throw errorFrom(response.status, await response.text());
+    return parsed(path, shape, await response.json());
+  }
+
   /** A whole list, page by page. */
   async pages<T>(path: string, item: z.ZodType<T>, signal?: AbortSignal): Promise<T[]> {
     const all: T[] = [];

@@ -6,7 +6,7 @@
 import { systemClock } from "../lib/clock.ts";
 import type { Machine } from "../proto/rest.ts";
 import { err, isLive } from "./output.ts";
-import { bytes, duration } from "./render.ts";
+import { duration, layersOf, progressLine } from "./render.ts";
 
 const LIVE_TICK_MS = 200;
 const PLAIN_TICK_MS = 10_000;
@@ -54,26 +54,38 @@ export class Steps {
   }
 }
 
-/** The image's way onto the host, while `lev run` waits for it. */
+/** The image's way onto the host, while `lev run` or `lev pull` waits for it. */
 export class ImageProgressView {
   #last = "";
+  #spokeAt = 0;
 
-  async show(machine: Machine): Promise<void> {
-    const progress = machine.image_progress;
+  /** `where`: the host, when there are several. */
+  async show(image: string, progress: Machine["image_progress"], where = ""): Promise<void> {
     if (progress === null || progress.phase === "ready" || progress.phase === "failed") return;
-    const amount =
-      progress.bytes_total > 0
-        ? ` ${bytes(progress.bytes_done)} of ${bytes(progress.bytes_total)}`
-        : "";
-    const layers = progress.layers > 0 ? `, ${progress.layers} layers` : "";
-    const line = `lev: ${progress.phase} ${machine.config.image}`;
-    if (isLive()) await err(`${CLEAR}${line}${amount}${layers}`);
-    // Without a terminal only the phases: the bytes would be a line a second.
-    else if (line !== this.#last) await err(`${line}${layers}\n`);
-    this.#last = line;
+    const name = where === "" ? image : `${image} on ${where}`;
+    if (isLive()) {
+      await err(`${CLEAR}${progressLine(name, progress, true).slice(0, columns() - 1)}`);
+      this.#last = "live";
+      return;
+    }
+    // Without a terminal the phases, and a line now and then: the bytes would be a flood.
+    const now = systemClock.now();
+    const step = `${progress.phase} ${name}`;
+    if (step === this.#last && now - this.#spokeAt < PLAIN_TICK_MS) return;
+    const again = step === this.#last;
+    this.#last = step;
+    this.#spokeAt = now;
+    await err(
+      again ? `${progressLine(name, progress, false)}\n` : `lev: ${step}${layersOf(progress)}\n`,
+    );
   }
 
   async end(): Promise<void> {
     if (this.#last !== "" && isLive()) await err(CLEAR);
+    this.#last = "";
   }
+}
+
+function columns(): number {
+  return process.stderr.columns || 80;
 }

@@ -1,4 +1,5 @@
 /** How things look in the terminal. Pure. */
+import type { Machine } from "../proto/rest.ts";
 
 /** Columns as wide as their widest cell, two spaces between, nothing after the last. */
 export function table(header: string[], rows: string[][]): string {
@@ -48,4 +49,36 @@ export function bytes(count: number): string {
 
 export function mib(count: number): string {
   return bytes(count * 1024 * 1024);
+}
+
+type Progress = NonNullable<Machine["image_progress"]>;
+
+/** ", 2 of 5 layers" as far as it is known. */
+export function layersOf({ layers, layers_done: done }: Progress): string {
+  if (layers === 0) return "";
+  return done > 0 ? `, ${done} of ${layers} layers` : `, ${layers} layers`;
+}
+
+/** lev: pulling app [====>     ] 45 % of 30 MiB, 2 of 5 layers, 5.2 MiB/s, 3.10 s left */
+export function progressLine(name: string, progress: Progress, bar: boolean): string {
+  const { phase, bytes_done: done, bytes_total: total, bytes_per_second: rate } = progress;
+  if (phase === "queued")
+    return `lev: queued ${name}: ${progress.queue_position} in the queue of its host`;
+  const share = total > 0 ? Math.min(done / total, 1) : 0;
+  const known =
+    total > 0
+      ? `${bar ? ` ${barOf(share)}` : ""} ${Math.floor(share * 100)} % of ${bytes(total)}`
+      : "";
+  const speed = rate > 0 ? `, ${bytes(rate)}/s` : "";
+  const left =
+    rate > 0 && total > done ? `, ${duration(((total - done) * 1_000) / rate)} left` : "";
+  return `lev: ${phase} ${name}${known}${layersOf(progress)}${speed}${left}`;
+}
+
+const BAR_WIDTH = 20;
+
+function barOf(share: number): string {
+  const full = Math.floor(share * BAR_WIDTH);
+  const head = full < BAR_WIDTH ? ">" : "";
+  return `[${"=".repeat(full)}${head}${" ".repeat(BAR_WIDTH - full - head.length)}]`;
 }

@@ -4,6 +4,7 @@
  */
 import type { Clock } from "../lib/clock.ts";
 import type { Log } from "../lib/log.ts";
+import { LvError } from "../proto/errors.ts";
 import type { ReplicaId } from "../proto/ids.ts";
 import type { Database } from "./db/index.ts";
 import { leaveReplica } from "./db/queries/replicas.ts";
@@ -24,6 +25,7 @@ import { sweepHosts } from "./ops/host-down.ts";
 import { prune } from "./ops/prune.ts";
 import { endConflicts } from "./ops/instances.ts";
 import { reconcileHosts } from "./ops/reconcile.ts";
+import { RegistrySecrets } from "./ops/registries.ts";
 import { Relay } from "./ops/relay.ts";
 import { RENEW_MS, Replica } from "./ops/replicas.ts";
 import type { Origin } from "./ops/report.ts";
@@ -43,6 +45,8 @@ export type PlaneOptions = {
   replicaUrl: (() => string) | null;
   /** Issues hosts' certificates; null or left out = a plain link. */
   authority?: Authority | null;
+  /** What secrets in the database are sealed with; read when the first one is needed. */
+  secretKey?: () => Uint8Array;
   /** A host that is away for so long is `lost`. */
   lostAfterS?: number;
   outboxPollMs?: number;
@@ -54,6 +58,7 @@ export type Periodic = { name: string; ms: number; work: () => Promise<void> };
 
 export type Plane = {
   deps: Deps;
+  secrets: RegistrySecrets;
   parts: HubParts;
   periodic: Periodic[];
   /** Once the listeners are open: says that we are there, and hears of the others. */
@@ -61,6 +66,10 @@ export type Plane = {
   /** After the last one. */
   leave(): Promise<void>;
 };
+
+function noKey(): never {
+  throw new LvError("CONFIG_INVALID", "This control plane has no secret key");
+}
 
 export function composePlane(options: PlaneOptions): Plane {
   const { database, clock, log, replicaId } = options;
@@ -76,7 +85,8 @@ export function composePlane(options: PlaneOptions): Plane {
       else relay.tell({ kind: "wake", id: hostId });
     },
   };
-  const outbox = new Outbox(deps, registry, replicaId);
+  const secrets = new RegistrySecrets(options.secretKey ?? noKey);
+  const outbox = new Outbox(deps, registry, replicaId, secrets);
   const parts: HubParts = {
     deps,
     replicaId,
@@ -108,6 +118,7 @@ export function composePlane(options: PlaneOptions): Plane {
   let hearing: AsyncDisposable | null = null;
   return {
     deps,
+    secrets,
     parts,
     enter: async () => {
       hearing =

@@ -19,6 +19,7 @@ import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
 import { RoutedLogs } from "./hub/routed-logs.ts";
 import { RoutedMetrics } from "./hub/routed-metrics.ts";
+import { HubUploads } from "./hub/uploads.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
@@ -65,7 +66,8 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   const context = starting.use(await createContext(config, overrides));
   const { log, database } = context;
   const shutdown = new AbortController();
-  const secretKey = loadSecretKey(config);
+  let key: Uint8Array | undefined;
+  const secretKey = (): Uint8Array => (key ??= loadSecretKey(config));
   const plane = composePlane({
     database,
     clock: context.clock,
@@ -74,11 +76,12 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     replicaUrl: config.databaseUrl === null ? null : () => config.replicaUrl ?? httpUrl,
     authority: config.insecureLink
       ? null
-      : await Authority.open(database.db, secretKey, context.clock),
+      : await Authority.open(database.db, secretKey(), context.clock),
+    secretKey,
     lostAfterS: config.lostAfterS,
     ...periodsOf(overrides),
   });
-  const { deps, parts, periodic } = plane;
+  const { deps, parts, periodic, secrets } = plane;
   const { outbox, attachments, progress, registry, replicaId } = parts;
   const madeToken = await makeFirstToken(context);
   const secret = await clusterSecret(database.db, randomBytes(32).toString("hex"));
@@ -105,6 +108,8 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       secretKey,
+      uploads: new HubUploads(attachments),
+      secrets,
       shutdown: shutdown.signal,
     },
     VERSION,
@@ -161,6 +166,8 @@ function listenHttp(
       port: config.httpPort,
       // Streams are quiet for as long as a machine is; they end themselves.
       idleTimeout: 0,
+      // Routes have bounds of their own; only the loading of images has one so large.
+      maxRequestBodySize: LIMITS.imageArchiveBytes,
       fetch: (request) => app.fetch(request),
     });
     stack.defer(async () => {

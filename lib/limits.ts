@@ -48,6 +48,15 @@ export const LIMITS = {
   registryRequestTimeoutMs: 30_000,
   registryIdleTimeoutMs: 60_000,
   imageResolveTimeoutMs: 3 * 60_000,
+  /** Of `lev load`: as it travels, and unpacked. */
+  imageArchiveBytes: 64 * 2 ** 30,
+  /** An image that no registry can give again is left alone for so long. */
+  loadedKeptMs: 24 * 3_600_000,
+  /** Without --all, what was used within this time is not pruned. */
+  pruneUnusedMs: 24 * 3_600_000,
+  imageInventory: 4_096,
+  imageJobHosts: 256,
+  registryPasswordBytes: 16 << 10,
   registryTokenBytes: 1 << 20,
   manifestBytes: 4 << 20,
   imageConfigBytes: 8 << 20,

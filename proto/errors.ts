@@ -43,6 +43,7 @@ export const REASONS = {
   IMAGE_CORRUPT: row(Code.DataLoss, 422),
   IMAGE_UNSUPPORTED: row(Code.FailedPrecondition, 422),
   IMAGE_TOO_LARGE: row(Code.ResourceExhausted, 422),
+  IMAGE_IN_USE: row(Code.FailedPrecondition, 409),
   REGISTRY_UNAVAILABLE: row(Code.Unavailable, 503, true),
   KERNEL_NOT_FOUND: row(Code.NotFound, 422),
   KERNEL_INVALID: row(Code.InvalidArgument, 422),

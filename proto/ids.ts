@@ -14,6 +14,7 @@ export type RequestId = Id<"request">;
 export type ProjectId = Id<"project">;
 export type TokenId = Id<"token">;
 export type AuditId = Id<"audit entry">;
+export type ImageJobId = Id<"image job">;
 
 const ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz";
 const BODY = /^[0-9a-hjkmnp-tv-z]{20}$/;
@@ -59,6 +60,7 @@ export const RequestId = kind<RequestId>("req", "request");
 export const ProjectId = kind<ProjectId>("prj", "project");
 export const TokenId = kind<TokenId>("tok", "token");
 export const AuditId = kind<AuditId>("aud", "audit entry");
+export const ImageJobId = kind<ImageJobId>("job", "image job");
 
 /** Made by the migration that introduced projects; what names no project belongs to it. */
 export const DEFAULT_PROJECT = ProjectId.parse("prj_00000000000000000000");

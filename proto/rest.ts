@@ -216,10 +216,16 @@ export type FeedEvent = z.infer<typeof FeedEvent>;
 
 export const ImageProgress = z
   .object({
-    phase: z.enum(["resolving", "pulling", "converting", "ready", "failed"]),
+    phase: z.enum(["queued", "resolving", "pulling", "converting", "ready", "failed"]),
     bytes_done: z.int(),
     bytes_total: z.int(),
     layers: z.int(),
+    layers_done: z.int().default(0),
+    queue_position: z
+      .int()
+      .default(0)
+      .meta({ description: "From 1, while other builds of the host come first" }),
+    bytes_per_second: z.int().default(0).meta({ description: "Over the last seconds" }),
   })
   .meta({ id: "ImageProgress" });
 

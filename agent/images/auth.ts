@@ -4,7 +4,7 @@
  */
 import { z } from "zod";
 import { LvError } from "../../proto/errors.ts";
-import type { RegistryConfig } from "./types.ts";
+import type { Login, RegistryConfig } from "./types.ts";
 
 export type Challenge = { scheme: string; parameters: Map<string, string> };
 
@@ -30,6 +30,9 @@ const TokenBody = z.object({
 export type TokenReply = { status: number; text: string };
 type Fetch = (url: string, headers: Record<string, string>) => Promise<TokenReply>;
 
+/** Tokens of people who come once; the oldest goes first. */
+const TOKENS_MAX = 1_024;
+
 export class Authenticator {
   readonly #config: RegistryConfig;
   readonly #now: () => number;
@@ -39,9 +42,9 @@ export class Authenticator {
     this.#now = now;
   }
 
-  /** The header kept for this registry and scope, when it has not run out. */
-  known(registry: string, scope: string): string | null {
-    const kept = this.#tokens.get(`${registry} ${scope}`);
+  /** The header kept for this registry, scope and credentials, when it has not run out. */
+  known(registry: string, scope: string, login: Login | null): string | null {
+    const kept = this.#tokens.get(keyOf(registry, scope, login));
     return kept !== undefined && kept.expiresAt > this.#now() ? kept.header : null;
   }
 
@@ -51,24 +54,33 @@ export class Authenticator {
     scope: string,
     response: Response,
     fetchToken: Fetch,
+    login: Login | null = null,
   ): Promise<string | null> {
-    this.#tokens.delete(`${registry} ${scope}`);
+    const key = keyOf(registry, scope, login);
+    this.#tokens.delete(key);
     const challenges = parseChallenges(response.headers.get("www-authenticate") ?? "");
-    const credentials = this.#config.credentials?.[registry];
+    const credentials = login ?? this.#config.credentials?.[registry];
     const basic =
       credentials === undefined
         ? null
         : `Basic ${Buffer.from(`${credentials.username}:${credentials.password}`).toString("base64")}`;
     const bearer = challenges.find(({ scheme }) => scheme === "bearer");
     if (bearer !== undefined)
-      return await this.#bearer(registry, scope, bearer, basic, fetchToken, response.url);
+      return await this.#bearer(key, registry, scope, bearer, basic, fetchToken, response.url);
     const wantsBasic = challenges.some(({ scheme }) => scheme === "basic");
     if (!wantsBasic || basic === null) return null;
-    this.#tokens.set(`${registry} ${scope}`, { header: basic, expiresAt: Infinity });
+    this.#keep(key, basic, Infinity);
     return basic;
   }
 
+  #keep(key: string, header: string, expiresAt: number): void {
+    this.#tokens.set(key, { header, expiresAt });
+    const [oldest] = this.#tokens.keys();
+    if (this.#tokens.size > TOKENS_MAX && oldest !== undefined) this.#tokens.delete(oldest);
+  }
+
   async #bearer(
+    key: string,
     registry: string,
     scope: string,
     challenge: Challenge,
@@ -108,9 +120,15 @@ export class Authenticator {
     // 60 s is the default of the specification; ten are kept back for the way.
     const lifetimeMs = Math.max((body.data?.expires_in ?? 60) - 10, 5) * 1000;
     const header = `Bearer ${token}`;
-    this.#tokens.set(`${registry} ${scope}`, { header, expiresAt: this.#now() + lifetimeMs });
+    this.#keep(key, header, this.#now() + lifetimeMs);
     return header;
   }
+}
+
+/** What one has got with its credentials is not given to another. */
+function keyOf(registry: string, scope: string, login: Login | null): string {
+  const who = login === null ? "" : `${login.username}\0${login.password}`;
+  return `${registry} ${scope} ${new Bun.CryptoHasher("sha256").update(who).digest("hex")}`;
 }
 
 function parseJson(text: string): unknown {

@@ -11,7 +11,7 @@ import { LvError } from "../../proto/errors.ts";
 import { Download, type BlobSource } from "./download.ts";
 import { TEMPORARY, temporaryName, writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
-import { isDigest } from "./reference.ts";
+import { isDigest } from "../../proto/image-reference.ts";
 
 /** Longer than any pause of a process that still writes. */
 const STALE_MS = 60 * 60_000;
@@ -90,11 +90,13 @@ export class BlobStore {
 
   /**
    * Takes bytes from elsewhere than a registry. `expected` null = whatever their digest is.
+   * `claim` is told the digest before there is a blob of that name.
    * Throws IMAGE_CORRUPT for other bytes than expected, and leaves nothing then.
    */
   async take(
     chunks: AsyncIterable<Uint8Array>,
     expected: string | null,
+    claim: (digest: string) => Promise<void> = () => Promise.resolve(),
   ): Promise<{ digest: string; size: number }> {
     await mkdir(this.#dir, { recursive: true });
     const temporary = temporaryName(join(this.#dir, "load"));
@@ -114,6 +116,7 @@ export class BlobStore {
       const digest = `sha256:${hasher.digest("hex")}`;
       if (expected !== null && digest !== expected)
         throw new LvError("IMAGE_CORRUPT", `Blob ${expected} is corrupt: its bytes are ${digest}`);
+      await claim(digest);
       await rename(temporary, this.path(digest));
       return { digest, size };
     } catch (error) {

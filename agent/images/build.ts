@@ -14,37 +14,33 @@ import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError, type Reason } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
-import { ImageCache, type StoredImage } from "./cache.ts";
+import { ImageCache } from "./cache.ts";
 import { Collector, type Collected, type DiskRoom } from "./collector.ts";
 import type { BlobSource } from "./download.ts";
 import { LayeredWriter } from "./emit.ts";
 import { Flattener } from "./flatten.ts";
 import { Garbage } from "./garbage.ts";
-import {
-  choosePlatform,
-  parseConfig,
-  parseDocument,
-  type CheckedConfig,
-  type Descriptor,
-  type Manifest,
-} from "./manifest.ts";
+import { loadImage } from "./load.ts";
+import { LoadedImages } from "./loaded.ts";
+import { parseConfig, type CheckedConfig, type Descriptor } from "./manifest.ts";
+import { ImageNames } from "./names.ts";
 import { PullProgress, type Report } from "./pull-progress.ts";
-import { formatReference, parseReference, type Reference } from "./reference.ts";
+import { formatReference, parseReference } from "../../proto/image-reference.ts";
 import { RegistryClient } from "./registry.ts";
+import { type Resolved, Resolver } from "./resolve.ts";
+import { NoRoomError, Room } from "./room.ts";
 import { Slots } from "./slots.ts";
-import type { BuiltImage, ImageProgress, RegistryConfig } from "./types.ts";
+import { ImageStock } from "./stock.ts";
+import type { BuiltImage, ImageProgress, LoadedImage, Login, RegistryConfig } from "./types.ts";
 
 const PARALLEL_BLOBS = 3;
 /** Each keeps a core busy and holds its tree and its buffers; later ones wait in order. */
 const PARALLEL_BUILDS = 2;
 /** Ends of a build after which its partial downloads stay; after others they only take room. */
 const RESUMABLE: readonly Reason[] = ["REGISTRY_UNAVAILABLE", "TIMEOUT", "SHUTTING_DOWN"];
-/** An index may name an index; deeper nesting is nobody's image. */
-const INDEX_DEPTH = 3;
 
 type Watch = (progress: ImageProgress) => void;
 type Note = (message: string, fields: Record<string, unknown>) => void;
-type Resolved = { reference: Reference; image: string; digest: string; manifest: Manifest };
 /** What ends an attempt at a build, and the blobs it fetched itself. */
 type Ends = { signal: AbortSignal; failed: AbortController; fresh: Set<string> };
 type Flight = {
@@ -59,13 +55,17 @@ export class ImageBuilder {
   readonly #blobs: BlobStore;
   readonly #cache: ImageCache;
   readonly #registry: RegistryClient;
+  readonly #resolver: Resolver;
   readonly #note: Note;
   readonly #garbage = new Garbage();
-  readonly #resolveMs: number;
   readonly #lifetime = new AbortController();
   readonly #flights = new Map<string, Flight>();
   readonly #slots = new Slots(PARALLEL_BUILDS);
   readonly #collector: Collector;
+  readonly #room: Room;
+  readonly #stock: ImageStock;
+  readonly #names: ImageNames;
+  readonly #loaded: LoadedImages;
   readonly #clock: Clock;
   /** Digests that are being looked for, so that the collector leaves them alone. */
   readonly #asked = new Map<string, number>();
@@ -73,6 +73,8 @@ export class ImageBuilder {
   #removal: Promise<unknown> = Promise.resolve();
   #roots: ReadonlySet<string> = new Set();
   #ready: Promise<void> | null = null;
+  /** What is called when the list of images may have changed. */
+  onChange: () => void = () => undefined;
   /** `room` stands for the disk's own figures in tests. */
   constructor(
     dir: string,
@@ -87,6 +89,8 @@ export class ImageBuilder {
     this.#registry = new RegistryClient(config, clock);
     this.#note = note;
     this.#clock = clock;
+    this.#names = new ImageNames(dir);
+    this.#loaded = new LoadedImages(join(dir, "blobs"), clock);
     this.#collector = new Collector({
       dir,
       clock,
@@ -94,22 +98,49 @@ export class ImageBuilder {
       blobs: this.#blobs,
       isBusy: (digest) => this.#asked.has(digest),
       isNeeded: (digest) => [...this.#flights.values()].some(({ blobs }) => blobs.has(digest)),
+      kept: () => this.#loaded.kept(),
       ...(room === undefined ? {} : { room }),
     });
-    this.#resolveMs = config.timeouts?.resolveMs ?? LIMITS.imageResolveTimeoutMs;
+    this.#stock = new ImageStock({
+      cache: this.#cache,
+      collector: this.#collector,
+      names: this.#names,
+      loaded: this.#loaded,
+      removing: (remove) => this.#removing(remove),
+      isBusy: (digest) => this.#asked.has(digest),
+      roots: () => this.#roots,
+      onChange: () => this.onChange(),
+      note,
+    });
+    this.#room = new Room({
+      usable: () => this.#collector.usable(),
+      free: async (bytes, image) => {
+        this.#note("a pull needs room", { image, bytes });
+        const done = await this.#removing(() => this.#collector.free(bytes, this.#roots));
+        await this.#stock.collected(done);
+      },
+    });
+    this.#resolver = new Resolver({
+      registry: this.#registry,
+      blobs: this.#blobs,
+      lifetime: this.#lifetime.signal,
+      timeoutMs: config.timeouts?.resolveMs ?? LIMITS.imageResolveTimeoutMs,
+    });
   }
 
   /** As Images.ensure, but without a way to stop waiting. */
-  async ensure(text: string, watch: Watch): Promise<BuiltImage> {
+  async ensure(text: string, watch: Watch, login: Login | null = null): Promise<BuiltImage> {
     await this.#open();
-    const reference = parseReference(text);
+    const reference = { ...parseReference(text), login };
     watch({ phase: "resolving", bytesDone: 0, bytesTotal: 0, layers: 0 });
-    const resolved = await this.#resolve(reference);
+    const resolved = await this.#resolver.resolve(reference);
     const { digest } = resolved;
     this.#asked.set(digest, (this.#asked.get(digest) ?? 0) + 1);
     try {
       const built = await this.#give(resolved, watch);
       await this.#cache.touch(digest, this.#clock.now());
+      await this.#names.set(formatReference(reference), digest);
+      this.onChange();
       return built;
     } finally {
       const others = (this.#asked.get(digest) ?? 1) - 1;
@@ -127,21 +158,25 @@ export class ImageBuilder {
   async collect(): Promise<Collected> {
     await this.#open();
     const done = await this.#removing(() => this.#collector.collect(this.#roots));
-    if (done.freedBytes > 0) this.#note("images were removed to make room", { ...done });
+    await this.#stock.collected(done);
     return done;
   }
 
-  async list(): Promise<StoredImage[]> {
+  /** What there is, to look at and to remove. */
+  async stock(): Promise<ImageStock> {
     await this.#open();
-    return await this.#cache.list();
+    return this.#stock;
   }
 
-  async pin(digest: string, pinned: boolean): Promise<void> {
+  /** Brings the image of an archive in and builds it. */
+  async load(path: string, tag: string | null): Promise<LoadedImage> {
     await this.#open();
-    await this.#cache.pin(digest, pinned);
+    const { reference } = await loadImage(path, join(this.#dir, "blobs"), this.#clock, tag);
+    const { digest, sizeBytes } = await this.ensure(reference, () => undefined);
+    return { reference, digest, sizeBytes };
   }
 
-  async #removing(remove: () => Promise<Collected>): Promise<Collected> {
+  async #removing<T>(remove: () => Promise<T>): Promise<T> {
     const removal = this.#removal.then(remove);
     this.#removal = removal.catch(() => undefined); // its caller hears of it
     return await removal;
@@ -196,7 +231,12 @@ export class ImageBuilder {
       for (const watch of flight.watchers) watch(flight.last);
     };
     flight.promise = this.#slots
-      .run(this.#lifetime.signal, () => this.#build(resolved, report))
+      .run(
+        this.#lifetime.signal,
+        () => this.#build(resolved, report),
+        (queuePosition) =>
+          report({ phase: "queued", bytesDone: 0, bytesTotal: sizeOf(layers), queuePosition }),
+      )
       .finally(() => this.#flights.delete(resolved.digest));
     this.#flights.set(resolved.digest, flight);
     return flight;
@@ -212,8 +252,18 @@ export class ImageBuilder {
     try {
       // What is being removed was chosen before this build could say what it needs.
       await this.#removal;
-      await this.#checkRoom(resolved);
-      return await this.#attempt(resolved, report, signal);
+      const room = await this.#takeRoom(resolved, report, signal);
+      try {
+        const watched: Report = (progress) => {
+          room.use(progress);
+          report(progress);
+        };
+        const built = await this.#attempt(resolved, watched, signal);
+        await this.#loaded.built(resolved.digest);
+        return built;
+      } finally {
+        room.release();
+      }
     } catch (error) {
       const known = LvError.from(error);
       if (!RESUMABLE.includes(known.reason))
@@ -228,25 +278,20 @@ export class ImageBuilder {
     }
   }
 
-  /** Refuses a build that the disk cannot hold, after removing what nobody needs. */
-  async #checkRoom({ image, manifest }: Resolved): Promise<void> {
+  /** Refuses a build that the disk cannot hold; one that could be held alone waits for others. */
+  async #takeRoom({ image, manifest }: Resolved, report: Report, signal: AbortSignal) {
     const layers = [...new Map(manifest.layers.map((l) => [l.digest, l])).values()];
     const fetchBytes = await this.#blobs.missing(layers);
     // zstd at level 1 takes about what gzip takes at its default.
     const writeBytes = sizeOf(manifest.layers);
-    const needed = fetchBytes + writeBytes;
-    let { freeBytes, floorBytes } = await this.#collector.usable();
-    if (freeBytes - floorBytes >= needed) return;
-    const lacking = needed + floorBytes - freeBytes;
-    const done = await this.#removing(() => this.#collector.free(lacking, this.#roots));
-    if (done.freedBytes > 0) this.#note("images were removed for a pull", { image, ...done });
-    ({ freeBytes, floorBytes } = await this.#collector.usable());
-    if (freeBytes - floorBytes >= needed) return;
-    const mib = (bytes: number): string => `${Math.ceil(bytes / 2 ** 20)} MiB`;
-    throw new NoRoomError(
-      "DISK_FULL",
-      `Image "${image}" needs about ${mib(needed)} on its host (${mib(fetchBytes)} to fetch, ${mib(writeBytes)} to write); ${mib(freeBytes)} are free, ${mib(floorBytes)} of them kept back`,
+    const here = sizeOf(layers) - fetchBytes;
+    const waiting = { phase: "queued", bytesDone: 0, bytesTotal: writeBytes } as const;
+    const room = await this.#room.take({ image, fetchBytes, writeBytes }, signal, () =>
+      report({ ...waiting, queuePosition: 1 }),
     );
+    const use = ({ phase, bytesDone }: Omit<ImageProgress, "layers">): void =>
+      room.use(phase === "pulling" ? bytesDone - here : fetchBytes + bytesDone);
+    return { use, release: () => room.release() };
   }
 
   /** A second time when a blob that lay here turned out spoilt: it is gone by now. */
@@ -265,56 +310,6 @@ export class ImageBuilder {
         this.#note("a stored layer was spoilt and is fetched again", { digest: error.digest });
       }
     }
-  }
-
-  async #resolve(reference: Reference): Promise<Resolved> {
-    const image = formatReference(reference);
-    const late = new AbortController();
-    const timer = setTimeout(
-      () =>
-        late.abort(
-          new LvError(
-            "REGISTRY_UNAVAILABLE",
-            `Registry "${reference.registry}" takes too long to say what "${image}" is`,
-          ),
-        ),
-      this.#resolveMs,
-    );
-    try {
-      return await this.#find(
-        reference,
-        image,
-        AbortSignal.any([this.#lifetime.signal, late.signal]),
-      );
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  async #find(reference: Reference, image: string, signal: AbortSignal): Promise<Resolved> {
-    let target = reference.digest ?? reference.tag ?? "latest";
-    if (reference.digest === null) {
-      // HEAD costs no pull quota; a manifest that is here already is not fetched again.
-      target = (await this.#registry.resolve(reference, target, signal)) ?? target;
-    }
-    for (let depth = 0; depth < INDEX_DEPTH; depth += 1) {
-      const { bytes, digest, contentType } = await this.#document(reference, target, signal);
-      const document = parseDocument(bytes, contentType, image);
-      if (document.kind === "manifest")
-        return { reference, image, digest, manifest: document.manifest };
-      target = choosePlatform(document.index, image).digest;
-    }
-    throw new LvError("IMAGE_UNSUPPORTED", `Image "${image}" has an index of indexes of indexes`);
-  }
-
-  async #document(reference: Reference, target: string, signal: AbortSignal) {
-    if (target.startsWith("sha256:")) {
-      const kept = await this.#blobs.read(target, LIMITS.manifestBytes);
-      if (kept !== null) return { bytes: kept, digest: target, contentType: "" };
-    }
-    const fetched = await this.#registry.manifest(reference, target, signal);
-    await this.#blobs.put(fetched.digest, fetched.bytes);
-    return fetched;
   }
 
   #source({ reference, image }: Resolved): BlobSource {
@@ -443,8 +438,6 @@ export class ImageBuilder {
     return new LayerError(layer.digest, message, thrown);
   }
 }
-
-class NoRoomError extends LvError {}
 
 class LayerError extends LvError {
   readonly digest: string;

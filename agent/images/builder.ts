@@ -11,13 +11,27 @@
 import { abortReason, type Clock } from "../../lib/clock.ts";
 import type { Log } from "../../lib/log.ts";
 import { LvError } from "../../proto/errors.ts";
-import type { BuiltImage, EnsureOptions, ImageProgress, Images, RegistryConfig } from "./types.ts";
-import type { FromWorker, ToWorker } from "./worker-protocol.ts";
+import { Rate } from "./rate.ts";
+import type {
+  BuiltImage,
+  EnsureOptions,
+  ImageProgress,
+  Images,
+  LoadedImage,
+  Login,
+  NamedImage,
+  RegistryConfig,
+  Removed,
+} from "./types.ts";
+import type { Answer, FromWorker, Question, Questions, ToWorker } from "./worker-protocol.ts";
 
 const CLOSE_TIMEOUT_MS = 5_000;
 
 type Job = {
+  /** Who waits for the same: the reference, and with whose credentials. */
+  key: string;
   reference: string;
+  rate: Rate;
   result: PromiseWithResolvers<BuiltImage>;
   watchers: Set<(progress: ImageProgress) => void>;
   last: ImageProgress | null;
@@ -36,7 +50,9 @@ export type ImageStoreOptions = {
 export class ImageStore implements Images {
   readonly #options: ImageStoreOptions;
   readonly #jobs = new Map<number, Job>();
-  readonly #byReference = new Map<string, Job>();
+  readonly #byKey = new Map<string, Job>();
+  readonly #asked = new Map<number, PromiseWithResolvers<Answer>>();
+  #changes = 0;
   #nextJob = 1;
   #worker: Worker | null = null;
   #workerClosed = Promise.withResolvers<void>();
@@ -46,10 +62,12 @@ export class ImageStore implements Images {
   }
 
   async ensure(reference: string, options: EnsureOptions = {}): Promise<BuiltImage> {
-    const { signal, onProgress } = options;
+    const { signal, onProgress, login = null } = options;
     if (signal?.aborted === true) throw abortReason(signal);
     if (this.#closing !== null) throw shuttingDown();
-    const job = this.#byReference.get(reference) ?? this.#start(reference);
+    // Only its owner may wait for what was begun with a login: another may not be let in.
+    const key = login === null ? reference : `${reference} ${login.username} ${login.password}`;
+    const job = this.#byKey.get(key) ?? this.#start(key, reference, login);
     // Once settled the caller must hear nothing more.
     let settled = false;
     const watcher = (progress: ImageProgress): void => {
@@ -105,9 +123,11 @@ export class ImageStore implements Images {
     this.#failAll(shuttingDown());
   }
 
-  #start(reference: string): Job {
+  #start(key: string, reference: string, login: Login | null): Job {
     const job: Job = {
+      key,
       reference,
+      rate: new Rate(),
       result: Promise.withResolvers(),
       watchers: new Set(),
       last: null,
@@ -116,11 +136,50 @@ export class ImageStore implements Images {
     const id = this.#nextJob;
     this.#nextJob += 1;
     this.#jobs.set(id, job);
-    this.#byReference.set(reference, job);
+    this.#byKey.set(key, job);
     this.#worker ??= this.#spawn();
     this.#sendRoots();
-    this.#send({ type: "ensure", job: id, reference });
+    this.#send({ type: "ensure", job: id, reference, login });
     return job;
+  }
+
+  get changes(): number {
+    return this.#changes;
+  }
+
+  async list(): Promise<NamedImage[]> {
+    return await this.#ask<"list">({ kind: "list" });
+  }
+
+  async pin(digest: string, pinned: boolean): Promise<void> {
+    await this.#ask<"pin">({ kind: "pin", digest, pinned });
+  }
+
+  async remove(digest: string): Promise<Removed> {
+    return await this.#ask<"remove">({ kind: "remove", digest });
+  }
+
+  async prune(all: boolean): Promise<Removed> {
+    return await this.#ask<"prune">({ kind: "prune", all });
+  }
+
+  async load(path: string, tag: string | null): Promise<LoadedImage> {
+    return await this.#ask<"load">({ kind: "load", path, tag });
+  }
+
+  async #ask<K extends keyof Questions>(
+    question: Question & { kind: K },
+  ): Promise<Questions[K]["answer"]> {
+    if (this.#closing !== null) throw shuttingDown();
+    const answer = Promise.withResolvers<Answer>();
+    const id = this.#nextJob;
+    this.#nextJob += 1;
+    this.#asked.set(id, answer);
+    this.#worker ??= this.#spawn();
+    this.#sendRoots();
+    this.#send({ type: "ask", job: id, question });
+    // The worker's answer is of the kind that its question has.
+    return (await answer.promise) as Questions[K]["answer"];
   }
 
   #spawn(): Worker {
@@ -172,8 +231,18 @@ export class ImageStore implements Images {
       case "progress": {
         const job = this.#jobs.get(message.job);
         if (job === undefined) return;
-        job.last = message.progress;
-        for (const watch of job.watchers) watch(message.progress);
+        const bytesPerSecond = job.rate.add(message.progress, this.#options.clock.now());
+        job.last = { ...message.progress, bytesPerSecond };
+        for (const watch of job.watchers) watch(job.last);
+        return;
+      }
+      case "changed":
+        this.#changes += 1;
+        return;
+      case "answer": {
+        const asked = this.#asked.get(message.job);
+        this.#asked.delete(message.job);
+        asked?.resolve(message.answer);
         return;
       }
       case "built":
@@ -182,8 +251,11 @@ export class ImageStore implements Images {
       case "failed": {
         const { reason, message: text, detail } = message;
         const job = this.#take(message.job);
+        const error = new LvError(reason, text, { meta: { detail } });
         this.#options.log.warn({ image: job?.reference, reason, detail }, text);
-        job?.result.reject(new LvError(reason, text, { meta: { detail } }));
+        job?.result.reject(error);
+        this.#asked.get(message.job)?.reject(error);
+        this.#asked.delete(message.job);
         return;
       }
       default: {
@@ -196,12 +268,14 @@ export class ImageStore implements Images {
   #take(id: number): Job | undefined {
     const job = this.#jobs.get(id);
     this.#jobs.delete(id);
-    if (job !== undefined) this.#byReference.delete(job.reference);
+    if (job !== undefined) this.#byKey.delete(job.key);
     return job;
   }
 
   #failAll(error: LvError): void {
     for (const id of this.#jobs.keys()) this.#take(id)?.result.reject(error);
+    for (const asked of this.#asked.values()) asked.reject(error);
+    this.#asked.clear();
   }
 }
 

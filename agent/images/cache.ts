@@ -9,7 +9,7 @@ import { z } from "zod";
 import { syncDirectory, TEMPORARY, temporaryName, writeDurably, writeWhole } from "./durable.ts";
 import { PLATFORM } from "./manifest.ts";
 import { WRITER_VERSION } from "./squashfs.ts";
-import type { BuiltImage, ImageConfig } from "./types.ts";
+import type { BuiltImage, ImageConfig, StoredImage } from "./types.ts";
 
 const Record = z.object({
   digest: z.string(),
@@ -25,13 +25,6 @@ const Record = z.object({
     stopSignal: z.string(),
   }),
 });
-
-export type StoredImage = {
-  digest: string;
-  sizeBytes: number;
-  lastUsedMs: number;
-  pinned: boolean;
-};
 
 const platform = `${PLATFORM.os}/${PLATFORM.architecture}`;
 
@@ -118,6 +111,7 @@ export class ImageCache {
       return false;
     }
     await rm(this.#path(digest, "squashfs"), { force: true });
+    await rm(this.#path(digest, "pin"), { force: true });
     await rm(gone);
     return true;
   }

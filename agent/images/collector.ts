@@ -10,6 +10,7 @@
  */
 import { statfs } from "node:fs/promises";
 import type { Clock } from "../../lib/clock.ts";
+import { LIMITS } from "../../lib/limits.ts";
 import type { BlobStore } from "./blobs.ts";
 import type { ImageCache } from "./cache.ts";
 
@@ -24,6 +25,8 @@ const LOW = 0.15;
 const FLOOR = 0.02;
 const FLOOR_MAX_BYTES = 512 << 20;
 const GRACE_MS = 10 * 60_000;
+/** A machine that is getting its image right now may not have said so yet. */
+const JUST_NOW_MS = 30_000;
 
 export type CollectorOptions = {
   dir: string;
@@ -34,6 +37,8 @@ export type CollectorOptions = {
   isBusy: (digest: string) => boolean;
   /** A blob that a build under way needs. */
   isNeeded: (digest: string) => boolean;
+  /** Blobs and images that nobody can give again (loaded.ts). */
+  kept: () => Promise<ReadonlySet<string>>;
   room?: () => Promise<DiskRoom>;
 };
 
@@ -58,21 +63,32 @@ export class Collector {
     return await this.free(totalBytes * LOW - freeBytes, roots);
   }
 
+  /** What nobody needs, wanted or not; `all`: however short a time ago it was used. */
+  async prune(all: boolean, roots: ReadonlySet<string>): Promise<Collected> {
+    return await this.free(Infinity, roots, all ? JUST_NOW_MS : LIMITS.pruneUnusedMs);
+  }
+
   /** Removes what nobody needs until `bytes` are freed or nothing is left to remove. */
-  async free(bytes: number, roots: ReadonlySet<string>): Promise<Collected> {
+  async free(
+    bytes: number,
+    roots: ReadonlySet<string>,
+    unusedMs: number = GRACE_MS,
+  ): Promise<Collected> {
     const done: Collected = { images: [], blobs: 0, freedBytes: 0 };
     const { blobs, cache, isNeeded, clock } = this.#options;
+    const kept = await this.#options.kept();
     for (const blob of (await blobs.list()).toSorted(byUse)) {
       if (done.freedBytes >= bytes) return done;
-      if (isNeeded(blob.digest)) continue;
+      if (isNeeded(blob.digest) || kept.has(blob.digest)) continue;
       await blobs.drop(blob.digest);
       done.blobs += 1;
       done.freedBytes += blob.sizeBytes;
     }
-    const oldest = clock.now() - GRACE_MS;
+    const oldest = clock.now() - unusedMs;
     for (const image of (await cache.list()).toSorted(byUse)) {
       if (done.freedBytes >= bytes) return done;
       if (image.pinned || roots.has(image.digest) || image.lastUsedMs > oldest) continue;
+      if (kept.has(image.digest)) continue;
       if (!(await cache.remove(image.digest, () => this.#options.isBusy(image.digest)))) continue;
       done.images.push(image.digest);
       done.freedBytes += image.sizeBytes;

@@ -1,17 +1,22 @@
-/** The files of an image on disk: an OCI layout directory, or a tar of one, or of `docker save`. */
+/**
+ * The files of an image on disk: an OCI layout directory, or a tar of one, or of `docker save`. A
+ * compressed tar is unpacked beside the blobs first, since its files are read in another order
+ * than they lie in.
+ */
 import { createReadStream } from "node:fs";
-import { open, stat } from "node:fs/promises";
+import { mkdir, open, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { LvError } from "../../proto/errors.ts";
 import { ByteReader } from "./byte-reader.ts";
-import { detectCompression } from "./layer.ts";
+import { temporaryName } from "./durable.ts";
+import { detectCompression, readLayer } from "./layer.ts";
 import { walkTar } from "./tar.ts";
 
 const ARCHIVE_ENTRIES = 10_000;
 const LINKS = 8;
 const CHUNK_BYTES = 256 << 10;
 
-export interface ImageFiles {
+export interface ImageFiles extends AsyncDisposable {
   has(name: string): Promise<boolean>;
   /** Throws IMAGE_CORRUPT when it is not there. */
   stream(name: string): Promise<AsyncIterable<Uint8Array>>;
@@ -34,12 +39,51 @@ export async function readSmall(
   return Buffer.concat(parts);
 }
 
-/** Throws BAD_REQUEST for what cannot be read at all, IMAGE_UNSUPPORTED for a packed archive. */
-export async function openImageFiles(path: string): Promise<ImageFiles> {
+/**
+ * `scratchDir` is where a compressed archive is unpacked; disposing removes it again. Throws
+ * BAD_REQUEST for what cannot be read at all, IMAGE_CORRUPT, IMAGE_TOO_LARGE.
+ */
+export async function openImageFiles(path: string, scratchDir: string): Promise<ImageFiles> {
   const stats = await stat(path).catch((cause: unknown) => {
     throw new LvError("BAD_REQUEST", `Cannot read "${path}"`, { cause });
   });
-  return stats.isDirectory() ? layoutFiles(path) : await archiveFiles(path);
+  if (stats.isDirectory()) return layoutFiles(path);
+  if (!(await isCompressed(path))) return await archiveFiles(path, () => Promise.resolve());
+  await mkdir(scratchDir, { recursive: true });
+  const plain = temporaryName(join(scratchDir, "sha256", "unpacked"));
+  const remove = (): Promise<void> => rm(plain, { force: true });
+  try {
+    await unpack(path, plain);
+    return await archiveFiles(plain, remove);
+  } catch (error) {
+    await remove();
+    throw error;
+  }
+}
+
+async function isCompressed(path: string): Promise<boolean> {
+  const file = await open(path, "r");
+  try {
+    const { buffer, bytesRead } = await file.read(new Uint8Array(4), 0, 4, 0);
+    return detectCompression(buffer.subarray(0, bytesRead)) !== "none";
+  } finally {
+    await file.close();
+  }
+}
+
+async function unpack(path: string, target: string): Promise<void> {
+  await mkdir(join(target, ".."), { recursive: true });
+  const file = await open(target, "wx", 0o600);
+  try {
+    for await (const chunk of readLayer(path, "of the archive")) await file.writeFile(chunk);
+  } catch (error) {
+    if (!(error instanceof LvError)) throw error;
+    throw new LvError(error.reason, `The archive cannot be unpacked: ${error.message}`, {
+      cause: error,
+    });
+  } finally {
+    await file.close();
+  }
 }
 
 function missing(name: string): LvError {
@@ -53,6 +97,7 @@ function layoutFiles(dir: string): ImageFiles {
       () => false,
     );
   return {
+    [Symbol.asyncDispose]: () => Promise.resolve(),
     has: isFile,
     stream: async (name) => {
       if (name.split("/").includes("..") || !(await isFile(name))) throw missing(name);
@@ -63,14 +108,9 @@ function layoutFiles(dir: string): ImageFiles {
 
 type Place = { at: number; size: number };
 
-async function archiveFiles(path: string): Promise<ImageFiles> {
+async function archiveFiles(path: string, end: () => Promise<void>): Promise<ImageFiles> {
   const places = new Map<string, Place>();
   const links = new Map<string, string>();
-  const file = await open(path, "r");
-  const { buffer, bytesRead } = await file.read(new Uint8Array(4), 0, 4, 0);
-  await file.close();
-  if (detectCompression(buffer.subarray(0, bytesRead)) !== "none")
-    throw new LvError("IMAGE_UNSUPPORTED", `"${path}" is compressed: unpack it first`);
   const reader = new ByteReader(createReadStream(path, { highWaterMark: CHUNK_BYTES }));
   for await (const entry of walkTar(reader)) {
     const name = clean(entry.name);
@@ -94,6 +134,7 @@ async function archiveFiles(path: string): Promise<ImageFiles> {
     return null;
   };
   return {
+    [Symbol.asyncDispose]: end,
     has: async (name) => find(name) !== null,
     stream: async (name) => {
       const place = find(name);

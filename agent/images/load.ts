@@ -10,9 +10,10 @@ import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import { BlobStore } from "./blobs.ts";
+import { LoadedImages } from "./loaded.ts";
 import { openImageFiles, readSmall, type ImageFiles } from "./image-files.ts";
 import { choosePlatform, parseConfig, parseDocument, type Manifest } from "./manifest.ts";
-import { formatReference, parseReference } from "./reference.ts";
+import { formatReference, parseReference } from "../../proto/image-reference.ts";
 
 const INDEX_DEPTH = 3;
 const REF_NAME = "org.opencontainers.image.ref.name";
@@ -44,18 +45,22 @@ export async function loadImage(
   clock: Clock,
   tag: string | null = null,
 ): Promise<Loaded> {
-  const files = await openImageFiles(path);
-  const blobs = new BlobStore(blobsDir, clock);
+  await using files = await openImageFiles(path, blobsDir);
+  const claim = new LoadedImages(blobsDir, clock).claim();
+  const blobs = { store: new BlobStore(blobsDir, clock), claim };
   if (await files.has("index.json")) return await loadOci(files, blobs, path, tag);
   if (await files.has("manifest.json")) return await loadDocker(files, blobs, path, tag);
   throw new LvError("BAD_REQUEST", `"${path}" has neither index.json nor manifest.json: no image`);
 }
 
+/** Where blobs go, and who says beforehand that they are not to be collected. */
+type Target = { store: BlobStore; claim: (digest: string) => Promise<void> };
+
 const blobName = (digest: string): string => `blobs/${digest.replace(":", "/")}`;
 
 async function loadOci(
   files: ImageFiles,
-  blobs: BlobStore,
+  blobs: Target,
   path: string,
   tag: string | null,
 ): Promise<Loaded> {
@@ -98,7 +103,7 @@ function chooseNamed(
 
 async function takeManifest(
   files: ImageFiles,
-  blobs: BlobStore,
+  blobs: Target,
   bytes: Uint8Array,
   manifest: Manifest,
   path: string,
@@ -106,17 +111,17 @@ async function takeManifest(
   const config = await readSmall(files, blobName(manifest.config.digest), LIMITS.imageConfigBytes);
   parseConfig(config, manifest.layers.length, path);
   for (const { digest } of [manifest.config, ...manifest.layers])
-    await blobs.take(await files.stream(blobName(digest)), digest);
+    await blobs.store.take(await files.stream(blobName(digest)), digest, blobs.claim);
   // Last: who finds the manifest finds all of it.
   const digest = digestOf(bytes);
-  await blobs.put(digest, bytes);
+  await put(blobs, digest, bytes);
   return digest;
 }
 
 /** `docker save` without an OCI index: plain tars and a list of them. */
 async function loadDocker(
   files: ImageFiles,
-  blobs: BlobStore,
+  blobs: Target,
   path: string,
   tag: string | null,
 ): Promise<Loaded> {
@@ -138,8 +143,11 @@ async function loadDocker(
   parseConfig(config, image.Layers.length, path);
   const layers: { mediaType: string; digest: string; size: number }[] = [];
   for (const name of image.Layers)
-    layers.push({ mediaType: DOCKER_LAYER, ...(await blobs.take(await files.stream(name), null)) });
-  await blobs.put(digestOf(config), config);
+    layers.push({
+      mediaType: DOCKER_LAYER,
+      ...(await blobs.store.take(await files.stream(name), null, blobs.claim)),
+    });
+  await put(blobs, digestOf(config), config);
   const manifest = Buffer.from(
     JSON.stringify({
       schemaVersion: 2,
@@ -149,8 +157,13 @@ async function loadDocker(
     }),
   );
   const digest = digestOf(manifest);
-  await blobs.put(digest, manifest);
+  await put(blobs, digest, manifest);
   return { digest, reference: nameOf(tag ?? image.RepoTags?.[0] ?? null, digest) };
+}
+
+async function put({ store, claim }: Target, digest: string, bytes: Uint8Array): Promise<void> {
+  await claim(digest);
+  await store.put(digest, bytes);
 }
 
 function parseJson(bytes: Uint8Array, path: string): unknown {

@@ -6,7 +6,7 @@
 import { z } from "zod";
 import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
-import { isDigest } from "./reference.ts";
+import { isDigest } from "../../proto/image-reference.ts";
 import type { ImageConfig } from "./types.ts";
 
 export const PLATFORM = { os: "linux", architecture: "amd64" } as const;

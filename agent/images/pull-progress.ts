@@ -14,8 +14,12 @@ export class PullProgress {
   /** Of layers worked through before the present one. */
   #before = 0;
   #inLayer = 0;
+  /** The layer that is worked on, from 1. */
+  #layer = 0;
+  readonly #layers: readonly Descriptor[];
   constructor(layers: readonly Descriptor[], report: Report, garbage: Garbage) {
     this.#garbage = garbage;
+    this.#layers = layers;
     this.#report = report;
     const sizes = new Map(layers.map(({ digest, size }) => [digest, size]));
     this.#blobBytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
@@ -34,6 +38,7 @@ export class PullProgress {
   /** For the next layer's conversion: bytes of its blob that are worked through. */
   converting({ size }: Descriptor): (bytes: number) => void {
     this.#before += this.#inLayer;
+    this.#layer += 1;
     this.#inLayer = 0;
     return (bytes) => {
       // Its unpacked bytes count too: layers shrink to a third or so.
@@ -47,10 +52,21 @@ export class PullProgress {
     let pulled = 0;
     for (const bytes of this.#here.values()) pulled += bytes;
     if (pulled < this.#blobBytes)
-      this.#report({ phase: "pulling", bytesDone: pulled, bytesTotal: this.#blobBytes });
+      this.#report({
+        phase: "pulling",
+        bytesDone: pulled,
+        bytesTotal: this.#blobBytes,
+        layersDone: this.#layers.filter(({ digest, size }) => this.#here.get(digest) === size)
+          .length,
+      });
     else {
       const bytesDone = this.#before + this.#inLayer;
-      this.#report({ phase: "converting", bytesDone, bytesTotal: this.#layerBytes });
+      this.#report({
+        phase: "converting",
+        bytesDone,
+        bytesTotal: this.#layerBytes,
+        layersDone: Math.max(this.#layer - 1, 0),
+      });
     }
   }
 }

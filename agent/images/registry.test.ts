@@ -8,7 +8,7 @@ import type { Clock } from "../../lib/clock.ts";
 import { parseChallenges } from "./auth.ts";
 import { BlobStore } from "./blobs.ts";
 import type { Descriptor } from "./manifest.ts";
-import { parseReference } from "./reference.ts";
+import { parseReference } from "../../proto/image-reference.ts";
 import { RegistryClient, retryAfterMs } from "./registry.ts";
 import { parseInsecure, parseMirrors, registryOrigin } from "./registry-config.ts";
 import type { RegistryConfig } from "./types.ts";

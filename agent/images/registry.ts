@@ -9,15 +9,18 @@ import { LIMITS } from "../../lib/limits.ts";
 import { LvError } from "../../proto/errors.ts";
 import { Authenticator, type TokenReply } from "./auth.ts";
 import { MANIFEST_ACCEPT } from "./manifest.ts";
-import { formatReference, isDigest, type Reference } from "./reference.ts";
+import { formatReference, isDigest, type Reference } from "../../proto/image-reference.ts";
 import { registryOrigin } from "./registry-config.ts";
-import type { RegistryConfig } from "./types.ts";
+import type { Login, RegistryConfig } from "./types.ts";
 
 const ATTEMPTS = 4;
 const REDIRECTS = 5;
 const RETRY_AFTER_MAX_MS = 20_000;
 
 export type RawManifest = { bytes: Uint8Array; contentType: string; digest: string };
+
+/** What is asked for, and by whom; null = with the host's own credentials, if it has any. */
+export type Asked = Reference & { login?: Login | null };
 
 export class RegistryClient {
   readonly #config: RegistryConfig;
@@ -34,7 +37,7 @@ export class RegistryClient {
   }
 
   /** The digest the registry says a tag has now; null when it does not say. Throws as manifest(). */
-  async resolve(reference: Reference, tag: string, signal: AbortSignal): Promise<string | null> {
+  async resolve(reference: Asked, tag: string, signal: AbortSignal): Promise<string | null> {
     const response = await this.#get(reference, `manifests/${tag}`, {
       method: "HEAD",
       headers: { accept: MANIFEST_ACCEPT },
@@ -50,7 +53,7 @@ export class RegistryClient {
    * A manifest or index by tag or digest, its digest checked.
    * Throws IMAGE_NOT_FOUND, IMAGE_UNAUTHORIZED, IMAGE_CORRUPT, IMAGE_TOO_LARGE, REGISTRY_UNAVAILABLE.
    */
-  async manifest(reference: Reference, target: string, signal: AbortSignal): Promise<RawManifest> {
+  async manifest(reference: Asked, target: string, signal: AbortSignal): Promise<RawManifest> {
     const response = await this.#get(reference, `manifests/${target}`, {
       method: "GET",
       headers: { accept: MANIFEST_ACCEPT },
@@ -73,7 +76,7 @@ export class RegistryClient {
    * Throws IMAGE_CORRUPT when the registry lacks it, else as manifest().
    */
   async blob(
-    reference: Reference,
+    reference: Asked,
     digest: string,
     from: number,
     signal: AbortSignal,
@@ -119,7 +122,7 @@ export class RegistryClient {
     );
   }
 
-  async #get(reference: Reference, path: string, request: RequestOptions): Promise<Response> {
+  async #get(reference: Asked, path: string, request: RequestOptions): Promise<Response> {
     const origin = registryOrigin(reference.registry, this.#config);
     const url = `${origin}/v2/${reference.repository}/${path}`;
     const backoff = new Backoff({ baseMs: 300, capMs: 3_000 });
@@ -140,10 +143,12 @@ export class RegistryClient {
     }
   }
 
-  async #authorised(reference: Reference, url: string, request: RequestOptions): Promise<Response> {
+  async #authorised(reference: Asked, url: string, request: RequestOptions): Promise<Response> {
     const scope = `repository:${reference.repository}:pull`;
     const { registry } = reference;
-    const response = await this.#follow(url, request, this.#auth.known(registry, scope));
+    // Meant for this registry, or not used at all.
+    const login = reference.login?.registry === registry ? reference.login : null;
+    const response = await this.#follow(url, request, this.#auth.known(registry, scope, login));
     if (response.status !== 401) return response;
     await response.body?.cancel();
     const fetchToken = async (
@@ -154,7 +159,7 @@ export class RegistryClient {
       const reply = await this.#once(url, options, null);
       return { status: reply.status, text: await this.#tokenText(reply) };
     };
-    const authorization = await this.#auth.answer(registry, scope, response, fetchToken);
+    const authorization = await this.#auth.answer(registry, scope, response, fetchToken, login);
     return authorization === null ? response : await this.#follow(url, request, authorization);
   }
 

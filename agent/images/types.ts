@@ -25,7 +25,7 @@ export type BuiltImage = {
   config: ImageConfig;
 };
 
-export type ImagePhase = "resolving" | "pulling" | "converting" | "ready";
+export type ImagePhase = "queued" | "resolving" | "pulling" | "converting" | "ready";
 
 export type ImageProgress = {
   phase: ImagePhase;
@@ -35,14 +35,39 @@ export type ImageProgress = {
   bytesTotal: number;
   /** Layers of the image, 0 while it is not known. */
   layers: number;
+  /** Layers that are here; converting: that are in the image. */
+  layersDone?: number;
+  /** Builds that come first, and this one. */
+  queuePosition?: number;
+  /** Over the last seconds; only while pulling and converting. */
+  bytesPerSecond?: number;
 };
 
+/** Credentials for one registry, as references name it. */
+export type Login = { registry: string; username: string; password: string };
+
 export type EnsureOptions = {
+  /** Instead of the host's own credentials; never written to disk. */
+  login?: Login | null;
   /** Ends this caller's wait; the build itself goes on. */
   signal?: AbortSignal;
   /** Called on the main thread, at most a few times a second, never after `ensure` is settled. */
   onProgress?: (progress: ImageProgress) => void;
 };
+
+export type StoredImage = {
+  digest: string;
+  sizeBytes: number;
+  lastUsedMs: number;
+  pinned: boolean;
+};
+
+/** With the references it was pulled by, newest last. */
+export type NamedImage = StoredImage & { references: string[] };
+
+export type Removed = { digests: string[]; freedBytes: number };
+
+export type LoadedImage = { reference: string; digest: string; sizeBytes: number };
 
 /** One door for the agent's runtime, so that tests can put a fake behind it. */
 export interface Images {
@@ -56,6 +81,18 @@ export interface Images {
    * `signal` when that one aborts.
    */
   ensure(reference: string, options?: EnsureOptions): Promise<BuiltImage>;
+  /** Finished images, the one used last first. */
+  list(): Promise<NamedImage[]>;
+  /** Grows whenever what `list` says may have changed. */
+  readonly changes: number;
+  /** A pinned image is never removed. Throws IMAGE_NOT_FOUND. */
+  pin(digest: string, pinned: boolean): Promise<void>;
+  /** Throws IMAGE_NOT_FOUND, IMAGE_IN_USE. */
+  remove(digest: string): Promise<Removed>;
+  /** Removes blobs and images that nobody needs; without `all` only what was unused for a day. */
+  prune(all: boolean): Promise<Removed>;
+  /** An image in an archive (load.ts), built; the file is the caller's. */
+  load(path: string, tag: string | null): Promise<LoadedImage>;
   /** Ends all builds, their children and the worker; waiters get SHUTTING_DOWN. Safe twice. */
   close(): Promise<void>;
 }

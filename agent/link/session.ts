@@ -21,6 +21,7 @@ import {
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { AgentContext } from "../context.ts";
 import { SessionRunner } from "./handlers/open-session.ts";
+import { imageInventory } from "../runtime/image-jobs.ts";
 import { heartbeat, hello } from "./hello.ts";
 import { Outbox } from "./outbox.ts";
 import { dial } from "./transport.ts";
@@ -38,6 +39,8 @@ export class ControlSession {
   readonly #sessions: SessionRunner;
   #welcomed = false;
   #renewalAsked = false;
+  /** `Images.changes` when they were told last. */
+  #imagesTold = -1;
   #goodbye: Goodbye | null = null;
 
   constructor(context: AgentContext, state: LinkState) {
@@ -123,13 +126,14 @@ export class ControlSession {
       { addr: config.controlPlaneAddr, epoch: this.#state.epoch, replica: welcome.replicaId },
       "connected to the control plane",
     );
+    void this.#tellImages();
     for (const value of fleet.unackedResults()) this.#outbox.push({ case: "result", value });
     void this.#beat(Math.max(welcome.heartbeatIntervalMs, 100), ends);
   }
 
   /** Ends with the stream; never rejects. */
   async #beat(intervalMs: number, ends: AbortSignal): Promise<void> {
-    const { clock } = this.#context;
+    const { clock, fleet } = this.#context;
     for (let sequence = 1n; !ends.aborted; sequence += 1n) {
       const due = await clock.sleep(intervalMs, ends).then(
         () => true,
@@ -137,7 +141,20 @@ export class ControlSession {
       );
       if (!due) return;
       this.#outbox.push({ case: "heartbeat", value: heartbeat(this.#context, sequence) });
+      if (fleet.images.changes !== this.#imagesTold) await this.#tellImages();
       await this.#renew();
+    }
+  }
+
+  /** Never rejects: what is not told now is told with a later heartbeat. */
+  async #tellImages(): Promise<void> {
+    const { images } = this.#context.fleet;
+    const { changes } = images;
+    try {
+      this.#outbox.push({ case: "images", value: await imageInventory(images) });
+      this.#imagesTold = changes;
+    } catch (error) {
+      this.#context.log.debug({ err: error }, "the images cannot be listed");
     }
   }
 

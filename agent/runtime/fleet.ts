@@ -14,7 +14,10 @@ import {
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { MachineId } from "../../proto/ids.ts";
 import type { Capacity } from "../config.ts";
+import type { Images } from "../images/types.ts";
 import type { Driver } from "./driver.ts";
+import { ImageJobs, isImageOp } from "./image-jobs.ts";
+import { Logins } from "./logins.ts";
 import { Machine } from "./machine.ts";
 import { isResting } from "./ops/status.ts";
 import type { AgentEvent, HostServices } from "./ops/types.ts";
@@ -23,7 +26,10 @@ import { Semaphore } from "./semaphore.ts";
 /** Ops that do not let go in time (a disk that hangs) are left to the next agent. */
 const LEAVE_TIMEOUT_MS = 3_000;
 
-export type FleetOptions = Omit<HostServices, "work" | "shutdown" | "emit" | "checkRoom"> & {
+export type FleetOptions = Omit<
+  HostServices,
+  "work" | "shutdown" | "emit" | "checkRoom" | "logins"
+> & {
   capacity: Capacity;
 };
 
@@ -33,6 +39,7 @@ export type Received = { journalled: boolean; result: Result | null };
 export class Fleet {
   readonly #options: FleetOptions;
   readonly #host: HostServices;
+  readonly #imageJobs: ImageJobs;
   readonly #machines = new Map<string, Machine>();
   readonly #forgotten = new Set<string>();
   readonly #leaving = new AbortController();
@@ -44,9 +51,11 @@ export class Fleet {
       ...options,
       work: new Semaphore(LIMITS.agentConcurrentOps),
       shutdown: this.#leaving.signal,
+      logins: new Logins(),
       emit: (event) => this.#listener?.(event),
       checkRoom: (machineId, need) => this.#checkRoom(machineId, need),
     };
+    this.#imageJobs = new ImageJobs(this.#host);
   }
 
   get driver(): Driver {
@@ -89,7 +98,7 @@ export class Fleet {
       );
       await machine.adopt(found.get(machine.id) ?? null, startPending);
     }
-    for (const op of unfinished) this.#machine(op.machineId).submit(op);
+    for (const op of unfinished) this.#submit(op);
   }
 
   /** Journals a new op before it is acknowledged. Throws BAD_REQUEST for a hostile id. */
@@ -97,12 +106,23 @@ export class Fleet {
     const { journal } = this.#options;
     if (this.#leaving.signal.aborted) return { journalled: false, result: null };
     // The id becomes a directory name.
-    MachineId.parse(op.machineId);
+    if (!isImageOp(op)) MachineId.parse(op.machineId);
     const known = journal.findOp(op.opId);
+    // Sent again, it may bring the login that a start of the agent has lost.
+    const noted = this.#host.logins.strip(op, known?.state);
     if (known !== null) return { journalled: true, result: known.result };
-    journal.addOp(op);
-    this.#machine(op.machineId).submit(op);
+    journal.addOp(noted);
+    this.#submit(noted);
     return { journalled: true, result: null };
+  }
+
+  #submit(op: Op): void {
+    if (isImageOp(op)) this.#imageJobs.submit(op);
+    else this.#machine(op.machineId).submit(op);
+  }
+
+  get images(): Images {
+    return this.#options.images;
   }
 
   acknowledge(opId: string): void {
@@ -141,6 +161,7 @@ export class Fleet {
     this.#leaving.abort(new LvError("SHUTTING_DOWN", "The agent is shutting down"));
     this.#options.driver.close();
     const drained = [...this.#machines.values()].map((machine) => machine.drained);
+    drained.push(this.#imageJobs.drained());
     const { promise: late, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, LEAVE_TIMEOUT_MS);
     await Promise.race([Promise.all(drained), late]);

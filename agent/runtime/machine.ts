@@ -165,6 +165,7 @@ export class Machine implements MachineHandle {
     await Promise.resolve();
     for (let op = this.#queue.shift(); op !== undefined; op = this.#queue.shift()) {
       const error = await this.#execute(op);
+      this.#host.logins.forget(op.opId);
       if (this.#host.shutdown.aborted) break;
       const result = create(ResultSchema, {
         opId: op.opId,
@@ -210,6 +211,10 @@ export class Machine implements MachineHandle {
         return stopMachine(this.#host, this, op, command.value, signal);
       case "destroy":
         return destroyMachine(this.#host, this, op);
+      case "pullImage":
+      case "pruneImages":
+      case "pinImage":
+      case "removeImage":
       case undefined:
         throw new LvError("UNIMPLEMENTED", "This agent does not know the operation");
       default: {

@@ -215,7 +215,7 @@ async function untilRunning(
   const view = new ImageProgressView();
   try {
     for (let machine = created; ;) {
-      await view.show(machine);
+      await view.show(machine.config.image, machine.image_progress);
       if (["started", "stopping", "stopped", "failed", "destroyed"].includes(machine.state))
         return machine;
       const states = ["started", "stopped", "failed", "destroyed"];

@@ -16,12 +16,15 @@ import { enrolmentRoutes } from "./routes/enrolment.ts";
 import { eventRoutes } from "./routes/events.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
+import { imageLoadRoutes, LOAD_PATH } from "./routes/image-load.ts";
+import { imageRoutes } from "./routes/images.ts";
 import { internalRoutes } from "./routes/internal.ts";
 import { logRoutes } from "./routes/logs.ts";
 import { machineConfigRoutes } from "./routes/machine-config.ts";
 import { machineMetricsRoutes } from "./routes/machine-metrics.ts";
 import { machineRoutes } from "./routes/machines.ts";
 import { projectRoutes } from "./routes/projects.ts";
+import { registryRoutes } from "./routes/registries.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
 
 const ABOUT =
@@ -50,17 +53,14 @@ export function createApp(deps: HttpDeps, version: string): App {
   const tokens = new TokenDirectory(deps);
   // Before the body is read: what has no token costs nothing.
   app.use(authenticate(deps, tokens), audited(deps), minimum());
-  app.use(
-    bodyLimit({
-      maxSize: LIMITS.requestBodyBytes,
-      onError: () => {
-        throw new LvError(
-          "BAD_REQUEST",
-          `The body is larger than ${LIMITS.requestBodyBytes} bytes`,
-        );
-      },
-    }),
-  );
+  const limit = bodyLimit({
+    maxSize: LIMITS.requestBodyBytes,
+    onError: () => {
+      throw new LvError("BAD_REQUEST", `The body is larger than ${LIMITS.requestBodyBytes} bytes`);
+    },
+  });
+  // An archive is passed on as it comes, and its agent has a bound for it.
+  app.use((c, next) => (c.req.path === LOAD_PATH ? next() : limit(c, next)));
   app.use(idempotent(deps));
   app.onError((error, c) => errorResponse(error, c.get("requestId"), deps.log));
   app.notFound((c) =>
@@ -79,6 +79,9 @@ export function createApp(deps: HttpDeps, version: string): App {
   // Before /v1/hosts/{id}: "tokens" is no host.
   enrolmentRoutes(app, deps);
   hostRoutes(app, deps);
+  imageRoutes(app, deps);
+  imageLoadRoutes(app, deps);
+  registryRoutes(app, deps);
   tokenRoutes(app, deps, tokens);
   projectRoutes(app, deps, tokens);
   auditRoutes(app, deps);

@@ -5,6 +5,8 @@ import type { HostsAdmin } from "../hub/hosts-admin.ts";
 import type { Deps } from "../ops/deps.ts";
 import type { MetricsSource } from "../ops/machine-metrics.ts";
 import type { LogSource } from "../ops/follow-logs.ts";
+import type { Uploads } from "../ops/load-image.ts";
+import type { RegistrySecrets } from "../ops/registries.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
 import type { z } from "zod";
 import type { Internal } from "./routes/internal.ts";
@@ -14,9 +16,12 @@ export type HttpDeps = Deps & {
   metrics: MetricsSource;
   hosts: HostsAdmin;
   internal: Internal;
-  progress(machineId: string): z.infer<typeof ImageProgress> | null;
-  /** What secrets in the database are sealed with. */
-  secretKey: Uint8Array;
+  uploads: Uploads;
+  secrets: RegistrySecrets;
+  /** What secrets in the database are sealed with; read when the first one is needed. */
+  secretKey(): Uint8Array;
+  /** Of a machine or of an image job. */
+  progress(id: string): z.infer<typeof ImageProgress> | null;
   /** Aborts when the process ends: streams that would never end by themselves do. */
   shutdown: AbortSignal;
 };

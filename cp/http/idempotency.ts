@@ -35,14 +35,14 @@ export function idempotent(deps: HttpDeps): MiddlewareHandler<Env> {
       .digest("hex");
     const earlier = await claimReply(db, { ...claim, requestHash }, LIMITS.idempotencyAbandonedS);
     if (earlier !== null) {
-      c.res = replay(earlier, requestHash, deps.secretKey, c.get("requestId"));
+      c.res = replay(earlier, requestHash, deps.secretKey(), c.get("requestId"));
       return;
     }
     await next();
     const { status } = c.res;
     if (status >= 400) return releaseReply(db, claim);
     const body = await c.res.clone().text();
-    await storeReply(db, claim, { status, body: seal(deps.secretKey, PURPOSE, body) });
+    await storeReply(db, claim, { status, body: seal(deps.secretKey(), PURPOSE, body) });
   };
 }
 

@@ -27,16 +27,17 @@ import type { Registry } from "./registry.ts";
 import type { HubSession } from "./session.ts";
 import { pieceFromWire } from "./wire.ts";
 
-type Joined = {
+export type Joined = {
   frames: AsyncIterator<SessionFrame>;
-  /** Lets the agent send so many bytes more. */
-  grant: (bytes: number) => void;
+  /** False when the frame was not taken: the session has ended, or the agent does not read. */
+  send: (frame: SessionFrame["frame"]) => boolean;
   release: () => void;
 };
-/** An agent has at most two halves of its credit outstanding; the rest is room to spare. */
-const GRANTS_MAX = 16;
+/** Frames on their way down: credit, or data up to the agent's credit. */
+const OUT_MAX = 64;
 
-type Kind = OpenSession["kind"];
+type Request = Pick<OpenSession, "machineId" | "creditBytes" | "kind">;
+
 type Waiting = { session: HubSession; join: (joined: Joined) => void };
 
 export class Attachments implements LogSource, MetricsSource {
@@ -54,18 +55,17 @@ export class Attachments implements LogSource, MetricsSource {
     request: { machineId: string; after: number; follow: boolean },
     signal: AbortSignal,
   ): AsyncGenerator<LogPiece> {
-    const session = this.#registry.get(hostId);
-    if (session === undefined)
-      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
-    const kind: Kind = {
+    const { machineId, after, follow } = request;
+    const kind = {
       case: "logs",
       value: {
         $typeName: "leveret.v1.LogSession",
-        afterSequence: BigInt(request.after),
-        follow: request.follow,
+        afterSequence: BigInt(after),
+        follow,
       },
-    };
-    const joined = await this.#join(session, request.machineId, kind, signal);
+    } as const;
+    const creditBytes = BigInt(LIMITS.sessionCreditBytes);
+    const joined = await this.join(hostId, { machineId, creditBytes, kind }, signal);
     let abandon: (error: LvError) => void = () => undefined;
     const onAbort = (): void => {
       joined.release();
@@ -88,7 +88,7 @@ export class Attachments implements LogSource, MetricsSource {
           // Only now: the reader has come back for more.
           taken += frame.value.data.length;
           if (taken < LIMITS.sessionCreditBytes / 2) continue;
-          joined.grant(taken);
+          joined.send(creditFrame(taken));
           taken = 0;
         }
         if (frame.case === "end") {
@@ -105,12 +105,11 @@ export class Attachments implements LogSource, MetricsSource {
   /** One answer. Ends by itself within twice the time that a session may take to open. */
   async readMetrics(hostId: string, machineId: string, caller: AbortSignal): Promise<Reading> {
     const session = this.#registry.get(hostId);
-    if (session === undefined)
-      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
-    const kind: Kind = { case: "metrics", value: { $typeName: "leveret.v1.MetricsSession" } };
-    const joined = await this.#join(session, machineId, kind, caller);
+    const kind = { case: "metrics", value: { $typeName: "leveret.v1.MetricsSession" } } as const;
+    const joined = await this.join(hostId, { machineId, creditBytes: 0n, kind }, caller);
     const late = AbortSignal.timeout(this.#timeoutMs);
-    const signal = AbortSignal.any([caller, late, session.ended]);
+    const ends = [caller, late, ...(session === undefined ? [] : [session.ended])];
+    const signal = AbortSignal.any(ends);
     let onAbort: () => void = () => undefined;
     try {
       const ended = new Promise<never>((_, reject) => {
@@ -131,7 +130,18 @@ export class Attachments implements LogSource, MetricsSource {
     }
   }
 
-  #join(session: HubSession, machineId: string, kind: Kind, signal: AbortSignal): Promise<Joined> {
+  /**
+   * Asks the host for a session and waits until it is there; the caller releases it. Throws
+   * HOST_UNAVAILABLE, LINK_LOST, CANCELLED.
+   */
+  async join(hostId: string, request: Request, signal: AbortSignal): Promise<Joined> {
+    const session = this.#registry.get(hostId);
+    if (session === undefined)
+      throw new LvError("HOST_UNAVAILABLE", `The host ${hostId} is not connected`);
+    return await this.#join(session, request, signal);
+  }
+
+  #join(session: HubSession, request: Request, signal: AbortSignal): Promise<Joined> {
     const sessionId = SessionId.create();
     return new Promise<Joined>((resolve, reject) => {
       const settle = (act: () => void): void => {
@@ -165,9 +175,7 @@ export class Attachments implements LogSource, MetricsSource {
         value: {
           $typeName: "leveret.v1.OpenSession",
           sessionId,
-          machineId,
-          creditBytes: BigInt(LIMITS.sessionCreditBytes),
-          kind,
+          ...request,
         },
       });
     });
@@ -193,11 +201,11 @@ export class Attachments implements LogSource, MetricsSource {
     const origin = waiting?.session.origin;
     if (waiting === undefined || origin?.hostId !== hostId || BigInt(origin.epoch) !== epoch)
       throw new LvError("NOT_FOUND", `No session ${sessionId.slice(0, 80)} waits for this host`);
-    const out = new Queue<SessionFrame>(GRANTS_MAX);
+    const out = new Queue<SessionFrame>(OUT_MAX);
     signal.addEventListener("abort", () => out.close(), { once: true });
     waiting.join({
       frames: iterator,
-      grant: (bytes) => void out.push(creditFrame(bytes)),
+      send: (frame) => out.push(create(SessionFrameSchema, { frame })),
       release: () => out.close(),
     });
     yield* out;
@@ -211,9 +219,9 @@ export class Attachments implements LogSource, MetricsSource {
   }
 }
 
-function creditFrame(bytes: number): SessionFrame {
+function creditFrame(bytes: number): SessionFrame["frame"] {
   const value = { $typeName: "leveret.v1.SessionCredit", bytes: BigInt(bytes) } as const;
-  return create(SessionFrameSchema, { frame: { case: "credit", value } });
+  return { case: "credit", value };
 }
 
 function refused({ errorReason, errorMessage }: SessionEnd): LvError {

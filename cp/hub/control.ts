@@ -21,6 +21,7 @@ import {
   type Hello,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { reopenImageOps } from "../db/queries/image-jobs.ts";
 import type { Peer } from "../ops/authority.ts";
 import { renew } from "../ops/enroll.ts";
 import { hostDown } from "../ops/host-down.ts";
@@ -143,6 +144,7 @@ async function arrive(parts: HubParts, session: HubSession, hello: Hello): Promi
   const { hostId } = session.origin;
   try {
     await reconcileInventory(deps, session.origin, inventoryOf(hello));
+    await reopenImageOps(deps.database.db, hostId);
     session.open();
     deps.changes.publish({ kind: "host", id: hostId });
     outbox.wake(hostId);

@@ -4,9 +4,12 @@
  * hosts: those that are woken while it waits for the database go together in its next
  * pass, so that the busier the hub is, the fewer statements an op costs.
  */
+import { create } from "@bufbuild/protobuf";
+import { RegistryLoginSchema } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { findOutgoing, hostsWithPending, markSent, type Outgoing } from "../db/queries/ops.ts";
 import type { Deps } from "../ops/deps.ts";
 import type { Registry } from "./registry.ts";
+import type { Login, RegistrySecrets } from "../ops/registries.ts";
 import { opToWire } from "./wire.ts";
 
 /** Ops and hosts in one statement. */
@@ -16,11 +19,13 @@ export class Outbox {
   readonly #deps: Deps;
   readonly #registry: Registry;
   readonly #replicaId: string;
+  readonly #secrets: RegistrySecrets;
   readonly #woken = new Set<string>();
   #running: Promise<void> | undefined;
 
-  constructor(deps: Deps, registry: Registry, replicaId: string) {
+  constructor(deps: Deps, registry: Registry, replicaId: string, secrets: RegistrySecrets) {
     this.#deps = deps;
+    this.#secrets = secrets;
     this.#replicaId = replicaId;
     this.#registry = registry;
   }
@@ -61,25 +66,29 @@ export class Outbox {
   async #pump(hosts: string[]): Promise<void> {
     const { db, relaxed } = this.#deps.database;
     const outgoing = await findOutgoing(db, hosts, BATCH);
-    const sent = new Map<number, string[]>();
-    for (const entry of outgoing)
-      if (this.#send(entry)) {
-        const ids = sent.get(entry.epoch) ?? [];
-        sent.set(entry.epoch, ids);
-        ids.push(entry.op.id);
-      }
+    const logins = await this.#secrets.forOps(this.#deps, outgoing);
+    const sent = new Map<string, { ids: string[]; epoch: number; withLogin: boolean }>();
+    for (const entry of outgoing) {
+      const login = logins.get(entry.op.id);
+      if (!this.#send(entry, login)) continue;
+      const kind = { epoch: entry.epoch, withLogin: login !== undefined };
+      const same = sent.get(JSON.stringify(kind)) ?? { ids: [], ...kind };
+      sent.set(JSON.stringify(kind), same);
+      same.ids.push(entry.op.id);
+    }
     // After the send: a crash in between sends it twice, which the agent sorts out.
-    for (const [epoch, ids] of sent) await markSent(relaxed, ids, epoch);
+    for (const { ids, ...kind } of sent.values()) await markSent(relaxed, ids, kind);
     // What was not sent is not looked for at once: its stream is closed or closing.
     if (outgoing.length === BATCH && sent.size > 0) for (const id of hosts) this.#woken.add(id);
   }
 
   /** An op that no agent could read counts as sent: it must not come up again and again. */
-  #send(entry: Outgoing): boolean {
+  #send(entry: Outgoing, login: Login | undefined): boolean {
     const session = this.#registry.get(entry.op.hostId);
     if (session === undefined || !session.isOpen || session.origin.epoch !== entry.epoch)
       return false;
     const op = opToWire(entry);
+    if (op !== null && login !== undefined) op.login = create(RegistryLoginSchema, login);
     return op === null || session.send({ case: "op", value: op });
   }
 }

@@ -1,4 +1,4 @@
-/** The newest image progress per machine, in memory only: it is worth nothing after a restart. */
+/** The newest image progress per machine or image job, in memory only: it is worth nothing after a restart. */
 import type { z } from "zod";
 import type { BuildProgress } from "../../proto/gen/leveret/v1/agent_pb.js";
 import type { ImageProgress } from "../../proto/rest.ts";
@@ -17,6 +17,11 @@ export class ProgressBoard {
 
   get(machineId: string): Progress | null {
     return this.#byMachine.get(machineId) ?? null;
+  }
+
+  /** Of an image job that has ended. */
+  forget(jobId: string): void {
+    this.#byMachine.delete(jobId);
   }
 
   /** Once the machine is past its image, the progress is history. */

@@ -22,16 +22,18 @@ import {
   type Goodbye_Reason,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { ImageJobId } from "../../proto/ids.ts";
 import { fromDatabase } from "../db/index.ts";
 import { markAcked } from "../db/queries/ops.ts";
 import type { Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
+import { storeImages } from "../ops/images.ts";
 import { destroyStray } from "../ops/reconcile.ts";
 import { storeReport, type Origin } from "../ops/report.ts";
 import { storeResult } from "../ops/result.ts";
 import type { Heartbeats } from "./heartbeats.ts";
 import type { ProgressBoard } from "./progress.ts";
-import { reportFromWire, resultFromWire } from "./wire.ts";
+import { imagesFromWire, reportFromWire, resultFromWire } from "./wire.ts";
 
 type Payload = HubFrame["frame"];
 
@@ -215,6 +217,7 @@ export class HubSession {
           this.close();
           return;
         }
+        if (ImageJobId.is(frame.value.machineId)) this.#parts.progress.forget(frame.value.machineId);
         this.send({
           case: "resultAck",
           value: { $typeName: "leveret.v1.ResultAck", opId: frame.value.opId },
@@ -222,6 +225,9 @@ export class HubSession {
         return;
       case "progress":
         this.#parts.progress.put(frame.value);
+        return;
+      case "images":
+        await storeImages(this.#deps, this.origin, imagesFromWire(frame.value));
         return;
       case "certificateRequest":
         return this.#renew(frame.value.csr);

@@ -5,15 +5,18 @@ import {
   LogChunk_Stream,
   OpSchema,
   type BuildProgress,
+  type ImageInventory,
   type LogChunk,
   type MachineStatus,
   type Op,
   type Result,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { LIMITS } from "../../lib/limits.ts";
 import type { ImageProgress, MachineConfig } from "../../proto/rest.ts";
 import type { z } from "zod";
 import { machineStateFromWire } from "../../proto/states.ts";
 import type { Report } from "../core/machine.ts";
+import type { HostImage } from "../db/queries/host-images.ts";
 import type { Outgoing } from "../db/queries/ops.ts";
 import type { LogPiece } from "../ops/follow-logs.ts";
 import type { OpResult } from "../ops/result.ts";
@@ -63,6 +66,14 @@ export function resultFromWire(result: Result): OpResult {
             message: text(result.errorMessage) ?? "The host gave no message",
           },
     report: result.status === undefined ? null : reportFromWire(result.status),
+    image:
+      result.image === undefined
+        ? null
+        : {
+            digest: text(result.image.digest),
+            bytes: counter(result.image.sizeBytes + result.image.freedBytes),
+            removed: result.image.removed.length,
+          },
   };
 }
 
@@ -90,6 +101,28 @@ export function opToWire({ op, machine }: Outgoing): Op | null {
       });
     case "destroy":
       return create(OpSchema, { ...base, command: { case: "destroy", value: {} } });
+    case "pull_image":
+      return create(OpSchema, {
+        ...base,
+        command: { case: "pullImage", value: { image: command.image } },
+      });
+    case "prune_images":
+      return create(OpSchema, {
+        ...base,
+        command: { case: "pruneImages", value: { all: command.all } },
+      });
+    case "pin_image": {
+      const { digest, pinned } = command;
+      return create(OpSchema, {
+        ...base,
+        command: { case: "pinImage", value: { digest, pinned } },
+      });
+    }
+    case "remove_image":
+      return create(OpSchema, {
+        ...base,
+        command: { case: "removeImage", value: { digest: command.digest } },
+      });
     default: {
       const rest: never = command;
       return rest;
@@ -120,6 +153,23 @@ function specOf(name: string, config: MachineConfig) {
   };
 }
 
+const REFERENCES_MAX = 64;
+const DIGEST = /^sha256:[0-9a-f]{64}$/;
+
+/** Entries that no honest agent sends are left out. */
+export function imagesFromWire(inventory: ImageInventory): HostImage[] {
+  const images = inventory.images
+    .slice(0, LIMITS.imageInventory)
+    .filter(({ digest }) => DIGEST.test(digest));
+  return [...new Map(images.map((image) => [image.digest, image])).values()].map((image) => ({
+    digest: image.digest,
+    sizeBytes: counter(image.sizeBytes),
+    lastUsedAt: new Date(time(image.lastUsedMs) ?? 0),
+    pinned: image.pinned,
+    names: image.references.slice(-REFERENCES_MAX).flatMap((name) => text(name) ?? []),
+  }));
+}
+
 type Progress = z.infer<typeof ImageProgress>;
 
 const PHASES: Record<BuildProgress_Phase, Progress["phase"] | null> = {
@@ -129,6 +179,7 @@ const PHASES: Record<BuildProgress_Phase, Progress["phase"] | null> = {
   [BuildProgress_Phase.CONVERTING]: "converting",
   [BuildProgress_Phase.READY]: "ready",
   [BuildProgress_Phase.FAILED]: "failed",
+  [BuildProgress_Phase.QUEUED]: "queued",
 };
 
 export function progressFromWire(progress: BuildProgress): Progress | null {
@@ -139,6 +190,9 @@ export function progressFromWire(progress: BuildProgress): Progress | null {
     bytes_done: counter(progress.bytesDone),
     bytes_total: counter(progress.bytesTotal),
     layers: progress.layers,
+    layers_done: progress.layersDone,
+    queue_position: progress.queuePosition,
+    bytes_per_second: counter(progress.bytesPerSecond),
   };
 }
 

@@ -1,12 +1,14 @@
 /** Finding room for a machine inside the transaction that needs it. */
 import { choose, type HostView, type Wishes } from "../core/placement.ts";
 import type { Db } from "../db/index.ts";
+import { hostsWithName } from "../db/queries/host-images.ts";
 import { hostsByIds, listHosts, sampleHosts, type HostLook } from "../db/queries/hosts.ts";
 import { hostsOfGroup, hostsWithImage } from "../db/queries/machines.ts";
 import { insertPlacement, reserve, type Need } from "../db/queries/placements.ts";
 import { lockProject } from "../db/queries/projects.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
 import { HostId } from "../../proto/ids.ts";
+import { normalReference } from "../../proto/image-reference.ts";
 import type { MachineConfig } from "../../proto/rest.ts";
 
 /** Hosts that are looked at first. */
@@ -37,12 +39,12 @@ export async function survey(tx: Db, machine: Placeable): Promise<Survey> {
   const { image } = machine.config;
   const [sample, near, taken] = await Promise.all([
     sampleHosts(tx, from, SAMPLE),
-    hostsWithImage(tx, image, from, WARM),
+    warmHosts(tx, image, from),
     takenBy(tx, machine),
   ]);
   // A sample that went round the end is most of a small fleet: then all of it is asked.
   const wrapped = sample.some(({ id }) => id < from);
-  const warm = wrapped && near.length < WARM ? await hostsWithImage(tx, image, "", WARM) : near;
+  const warm = wrapped && near.length < WARM ? await warmHosts(tx, image, "") : near;
   const wishes = {
     labels: machine.config.placement?.labels ?? {},
     taken: new Set(taken),
@@ -80,6 +82,18 @@ export async function place(tx: Db, machine: Placeable): Promise<Placed> {
       running: true,
     });
   return placed;
+}
+
+/** By what the hosts say of their images, else by the machines that they have had. */
+async function warmHosts(tx: Db, image: string, from: string): Promise<string[]> {
+  const normal = normalReference(image);
+  if (normal === null) return [];
+  const at = normal.indexOf("@");
+  const [found, had] = await Promise.all([
+    hostsWithName(tx, at < 0 ? normal : normal.slice(at + 1), from, WARM),
+    hostsWithImage(tx, image, from, WARM),
+  ]);
+  return found.length > 0 ? found : had;
 }
 
 async function withWarm(tx: Db, sample: HostLook[], warm: string[]): Promise<HostLook[]> {

@@ -11,6 +11,7 @@ import {
   type QuotaChange,
   type Usage,
 } from "../db/queries/projects.ts";
+import { deleteRegistriesOfProject } from "../db/queries/registries.ts";
 import { revokeTokensOfProject } from "../db/queries/tokens.ts";
 import type { ProjectRow } from "../db/schema/projects.ts";
 import type { Deps } from "./deps.ts";
@@ -60,6 +61,7 @@ export async function removeProject(deps: Deps, reference: string): Promise<Proj
         `"${row.name}" has ${machines} machines: remove them first`,
       );
     await revokeTokensOfProject(tx, id);
+    await deleteRegistriesOfProject(tx, id);
     await deleteProject(tx, id);
     return row;
   });

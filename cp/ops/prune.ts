@@ -2,6 +2,7 @@
 import { LIMITS } from "../../lib/limits.ts";
 import { pruneAudit } from "../db/queries/audit.ts";
 import { pruneEvents } from "../db/queries/events.ts";
+import { pruneImageJobs } from "../db/queries/image-jobs.ts";
 import { pruneKeys } from "../db/queries/idempotency.ts";
 import { pruneOps } from "../db/queries/ops.ts";
 import type { Deps } from "./deps.ts";
@@ -10,6 +11,7 @@ export async function prune(deps: Deps): Promise<void> {
   const { db } = deps.database;
   await pruneKeys(db);
   await pruneOps(db, LIMITS.opsKeptS);
+  await pruneImageJobs(db, LIMITS.eventsKeptS);
   await pruneEvents(db, LIMITS.eventsKeptS);
   await pruneAudit(db, LIMITS.auditKeptS);
 }

@@ -1,11 +1,12 @@
 /** The end of an op, as its host tells it. A Result may come any number of times. */
 import type { Report } from "../core/machine.ts";
 import { ownsEpoch } from "../db/queries/hosts.ts";
+import { finishImageJob, type JobOutcome } from "../db/queries/image-jobs.ts";
 import { lockMachine } from "../db/queries/machines.ts";
 import { finishOp } from "../db/queries/ops.ts";
 import { getPlacement, setRunning } from "../db/queries/placements.ts";
 import type { MachineRow } from "../db/schema/machines.ts";
-import type { OpRow } from "../db/schema/ops.ts";
+import { isImageCommand, type OpRow } from "../db/schema/ops.ts";
 import type { Db } from "../db/index.ts";
 import { isAtRest } from "../../proto/states.ts";
 import { afterEnd } from "./ended.ts";
@@ -20,6 +21,7 @@ export type OpResult = {
   machineId: string;
   error: { reason: string; message: string } | null;
   report: Report | null;
+  image: { digest: string | null; bytes: number; removed: number } | null;
 };
 
 /** True when the Result is stored, now or before, and the host may forget it. */
@@ -34,6 +36,10 @@ export async function storeResult(deps: Deps, origin: Origin, result: OpResult):
     let machine = locked;
     if (!owned) return false;
     const op = await finishOp(tx, result.opId, origin.hostId, outcomeOf(result));
+    if (op !== undefined && isImageCommand(op.command)) {
+      await finishImageJob(tx, op.machineId, origin.hostId, jobOutcome(result));
+      return true;
+    }
     if (machine === undefined || machine.hostId !== origin.hostId) return true;
     if (machine.observedState === "destroyed") return true;
     if (result.report !== null && isNews(machine, result.report, false))
@@ -101,9 +107,24 @@ async function settle(
       if (error === null || gone)
         await finishDestroy(tx, effects, machine, { type: "destroyed", source: "host" });
       return;
+    case "pull_image":
+    case "prune_images":
+    case "pin_image":
+    case "remove_image":
+      return; // no machine's business
     default: {
       const rest: never = op.command;
       return rest;
     }
   }
+}
+
+function jobOutcome({ error, image }: OpResult): JobOutcome {
+  return {
+    digest: image?.digest ?? null,
+    bytes: image?.bytes ?? null,
+    removed: image?.removed ?? null,
+    errorReason: error?.reason ?? null,
+    errorMessage: error?.message ?? null,
+  };
 }

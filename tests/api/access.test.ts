@@ -24,6 +24,10 @@ const BODIES: Record<string, unknown> = {
   "POST /v1/projects": { name: "other" },
   "PATCH /v1/projects/{id}": { quotas: {} },
   "POST /v1/tokens": { name: "x" },
+  "POST /v1/images/pull": { image: "busybox" },
+  "POST /v1/images/prune": {},
+  "POST /v1/images/pin": { image: "busybox" },
+  "POST /v1/registries": { registry: "reg.example", username: "u", password: "p" },
 };
 /** Routes of no one machine: with another project's token they answer, about that project. */
 const OWN_ONLY = [
@@ -35,7 +39,13 @@ const OWN_ONLY = [
   "GET /v1/audit",
   "GET /v1/events",
   "GET /docs",
+  "GET /v1/images",
+  "POST /v1/images/pull",
+  "GET /v1/registries",
+  "POST /v1/registries",
 ];
+/** It is about the caller's own archive, and there is none, or no hub to take it. */
+const LOAD = "POST /v1/images/load";
 
 let api: Api;
 let app: App;
@@ -122,6 +132,8 @@ test("with another project's token every route is refused or about that project"
       else for (const foreign of [machineId, tokenId]) expect(text).not.toContain(foreign);
     } else if (route.access?.startsWith("fleet_") === true) {
       expect([named(route), reason]).toEqual([named(route), "PERMISSION_DENIED"]);
+    } else if (named(route) === LOAD) {
+      expect([named(route), reason]).toEqual([LOAD, "BAD_REQUEST"]);
     } else {
       expect([named(route), reason]).toEqual([
         named(route),

@@ -151,6 +151,7 @@ test("a host that keeps failing starts is left alone for a while", async () => {
         machineId: machine,
         error: { reason, message: "no" },
         report: null,
+        image: null,
       },
     );
   };

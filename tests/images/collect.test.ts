@@ -85,9 +85,9 @@ test("blobs go first, then the image that was not used for longest; a used one c
   await host.pull(c, 20);
   expect(await host.squeeze(150)).toEqual([older.digest]);
   expect(existsSync(older.squashfsPath)).toBe(false);
-  expect((await host.builder.list()).map(({ digest }) => digest).toSorted()).toEqual(
-    [old.digest, used.digest].toSorted(),
-  );
+  expect(
+    (await (await host.builder.stock()).list()).map(({ digest }) => digest).toSorted(),
+  ).toEqual([old.digest, used.digest].toSorted());
   expect((await host.pull(b, 0)).digest).toBe(older.digest);
 });
 
@@ -97,12 +97,12 @@ test("what a machine needs, what is pinned and what was just used stays, however
   const pinned = await host.pull(push("pinned"), 90);
   const fresh = await host.pull(push("fresh"), 0);
   const loose = await host.pull(push("loose"), 80);
-  await host.builder.pin(pinned.digest, true);
+  await (await host.builder.stock()).pin(pinned.digest, true);
   host.builder.setRoots([rooted.digest]);
   expect(await host.squeeze(4_000)).toEqual([loose.digest]);
   for (const { squashfsPath } of [rooted, pinned, fresh])
     expect(existsSync(squashfsPath)).toBe(true);
-  await host.builder.pin(pinned.digest, false);
+  await (await host.builder.stock()).pin(pinned.digest, false);
   host.builder.setRoots([]);
   expect((await host.squeeze(4_000)).toSorted()).toEqual([rooted.digest, pinned.digest].toSorted());
 });
@@ -141,6 +141,6 @@ test("an image that is asked for while it is being removed is there for who aske
       host.squeeze(4_000),
     ]);
     expect(existsSync(image.squashfsPath)).toBe(true);
-    expect((await host.builder.list()).length).toBe(1);
+    expect((await (await host.builder.stock()).list()).length).toBe(1);
   }
 });

@@ -1,7 +1,8 @@
 /** The real agent above the driver (link, journal, queues) as a process that can die anywhere. */
 import { tmpdir } from "node:os";
 import type { AgentContext } from "../../agent/context.ts";
-import type { BuiltImage, EnsureOptions, Images } from "../../agent/images/types.ts";
+import { LvError } from "../../proto/errors.ts";
+import type { BuiltImage, EnsureOptions, Images, NamedImage } from "../../agent/images/types.ts";
 import { runLink } from "../../agent/link/client.ts";
 import { Fleet } from "../../agent/runtime/fleet.ts";
 import { Journal } from "../../agent/runtime/journal.ts";
@@ -92,9 +93,25 @@ class SimImages implements Images {
     return { digest: "sha256:0", squashfsPath: "/dev/null", sizeBytes: 1, config: IMAGE_CONFIG };
   }
 
+  readonly changes = 0;
+
+  list(): Promise<NamedImage[]> {
+    return Promise.resolve([]);
+  }
+
+  pin = unknown;
+  remove = unknown;
+  prune = unknown;
+  load = unknown;
+
   close(): Promise<void> {
     return Promise.resolve();
   }
+}
+
+/** Nothing in the simulator asks for it. */
+function unknown(): never {
+  throw new LvError("UNIMPLEMENTED", "The simulator has no images to manage");
 }
 
 export type AgentWorld = {

@@ -12,11 +12,15 @@ import {
 } from "../../../proto/gen/leveret/v1/agent_pb.js";
 import type { AgentContext } from "../../context.ts";
 import { Credit } from "../credit.ts";
+import { Intake, loadFrames } from "../load-session.ts";
 import { logFrames } from "../log-session.ts";
 import { machineMetrics } from "../metrics-session.ts";
 import { dial } from "../transport.ts";
 
 const MAX_SESSIONS = 256;
+
+/** What came down: leave to send, and data. */
+type Down = { credit: Credit; intake: Intake };
 
 const frameOf = (frame: SessionFrame["frame"]): SessionFrame =>
   create(SessionFrameSchema, { frame });
@@ -51,10 +55,16 @@ export class SessionRunner {
     this.#open += 1;
     try {
       const credit = new Credit(request.creditBytes);
-      const frames = this.#frames(request, epoch, credit, signal);
+      const intake = new Intake();
+      const left = (): void => intake.fail(new LvError("CANCELLED", "The sender went away"));
+      signal.addEventListener("abort", left, { once: true });
+      const frames = this.#frames(request, epoch, { credit, intake }, signal);
       // The hub's end or its failure ends ours.
-      for await (const { frame } of link.client.attach(frames, { signal }))
+      for await (const { frame } of link.client.attach(frames, { signal })) {
         if (frame.case === "credit") credit.add(frame.value.bytes);
+        if (frame.case === "data") intake.push(frame.value);
+        if (frame.case === "dataEnd") intake.end();
+      }
     } finally {
       this.#open -= 1;
       controller.abort();
@@ -64,11 +74,11 @@ export class SessionRunner {
   async *#frames(
     request: OpenSession,
     epoch: bigint,
-    credit: Credit,
+    down: Down,
     signal: AbortSignal,
   ): AsyncGenerator<SessionFrame> {
-    const { hostId, fleet } = this.#context;
-    const { sessionId, machineId, kind } = request;
+    const { hostId } = this.#context;
+    const { sessionId, machineId } = request;
     yield frameOf({
       case: "open",
       value: { $typeName: "leveret.v1.SessionOpen", sessionId, hostId, epoch },
@@ -77,16 +87,7 @@ export class SessionRunner {
     try {
       if (this.#open > MAX_SESSIONS)
         throw new LvError("LIMIT_EXCEEDED", `This host serves ${MAX_SESSIONS} sessions already`);
-      if (kind.case === undefined)
-        throw new LvError("UNIMPLEMENTED", "This agent does not know that kind of session");
-      if (kind.case === "metrics") {
-        const value = await machineMetrics(fleet, machineId, this.#context.clock.now());
-        yield frameOf({ case: "metrics", value });
-      } else
-        for await (const chunk of logFrames(fleet, machineId, kind.value, signal)) {
-          await credit.take(chunk.data.length, signal);
-          yield frameOf({ case: "log", value: chunk });
-        }
+      for await (const frame of this.#serve(request, down, signal)) yield frameOf(frame);
     } catch (error) {
       if (signal.aborted) return;
       failure = LvError.from(error);
@@ -99,5 +100,35 @@ export class SessionRunner {
       case: "end",
       value: { $typeName: "leveret.v1.SessionEnd", errorReason, errorMessage },
     });
+  }
+
+  async *#serve(
+    { machineId, kind }: OpenSession,
+    { credit, intake }: Down,
+    signal: AbortSignal,
+  ): AsyncGenerator<SessionFrame["frame"]> {
+    const { fleet, config, clock } = this.#context;
+    switch (kind.case) {
+      case "logs":
+        for await (const value of logFrames(fleet, machineId, kind.value, signal)) {
+          await credit.take(value.data.length, signal);
+          yield { case: "log", value };
+        }
+        return;
+      case "load":
+        yield* loadFrames(fleet, config.dir, kind.value.tag, intake);
+        return;
+      case "metrics": {
+        const value = await machineMetrics(fleet, machineId, clock.now());
+        yield { case: "metrics", value };
+        return;
+      }
+      case undefined:
+        throw new LvError("UNIMPLEMENTED", "This agent does not know that kind of session");
+      default: {
+        const rest: never = kind;
+        return rest;
+      }
+    }
   }
 }

@@ -9,31 +9,21 @@
 import { abortReason } from "../../../lib/clock.ts";
 import { LvError, isReason } from "../../../proto/errors.ts";
 import {
-  BuildProgress_Phase,
-  BuildProgressSchema,
   type MachineSpec,
   MachineState,
   type Op,
   type StartMachine,
 } from "../../../proto/gen/leveret/v1/agent_pb.js";
-import { create } from "@bufbuild/protobuf";
 import { CPU_TEMPLATES, type CpuTemplate } from "../../../proto/vmm.ts";
-import type { BuiltImage, ImagePhase, ImageProgress } from "../../images/types.ts";
 import type { MachineRun, RunRequest } from "../driver.ts";
 import { buildProcess } from "../process-spec.ts";
+import { ensureImage } from "./ensure-image.ts";
 import { isResting, oneLine } from "./status.ts";
 import { stopRun } from "./stop.ts";
 import type { HostServices, MachineHandle } from "./types.ts";
 
 /** For a run of an older incarnation that a start finds in its way. */
 const REPLACE_TIMEOUT_MS = 10_000;
-
-const PHASES: Record<ImagePhase, BuildProgress_Phase> = {
-  resolving: BuildProgress_Phase.RESOLVING,
-  pulling: BuildProgress_Phase.PULLING,
-  converting: BuildProgress_Phase.CONVERTING,
-  ready: BuildProgress_Phase.READY,
-};
 
 /** Throws LvError when the machine did not come up; its status says the same. */
 export async function startMachine(
@@ -97,7 +87,7 @@ async function beginRun(
     // From here on the machine counts; nothing was awaited since the check.
     machine.update({ ...fresh, state: MachineState.STARTING }, spec);
     const kernel = await host.kernels.resolve(spec);
-    const image = await ensureImage(host, machine.id, spec.image, signal);
+    const image = await ensureImage(host, op, spec.image, signal);
     machine.update({ imageDigest: image.digest });
     const request: RunRequest = {
       machineId: machine.id,
@@ -131,35 +121,6 @@ function cpuTemplateOf(name: string): CpuTemplate {
   if (found === undefined)
     throw new LvError("CONFIG_INVALID", `This host knows no CPU template "${name}"`);
   return found;
-}
-
-async function ensureImage(
-  host: HostServices,
-  machineId: string,
-  image: string,
-  signal: AbortSignal,
-): Promise<BuiltImage> {
-  const report = (phase: BuildProgress_Phase, progress?: ImageProgress): void =>
-    host.emit({
-      case: "progress",
-      value: create(BuildProgressSchema, {
-        machineId,
-        image,
-        phase,
-        bytesDone: BigInt(progress?.bytesDone ?? 0),
-        bytesTotal: BigInt(progress?.bytesTotal ?? 0),
-        layers: progress?.layers ?? 0,
-      }),
-    });
-  try {
-    return await host.images.ensure(image, {
-      signal,
-      onProgress: (progress) => report(PHASES[progress.phase], progress),
-    });
-  } catch (error) {
-    if (!signal.aborted) report(BuildProgress_Phase.FAILED);
-    throw error;
-  }
 }
 
 /** Returns when the run is past booting; on abort the run is killed first. */

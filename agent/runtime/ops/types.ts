@@ -4,6 +4,7 @@ import type { Clock } from "../../../lib/clock.ts";
 import type { Log } from "../../../lib/log.ts";
 import type {
   BuildProgress,
+  ImageInventory,
   MachineSpec,
   MachineStatus,
   MachineStatusSchema,
@@ -14,19 +15,22 @@ import type { Images } from "../../images/types.ts";
 import type { Driver, MachineRun } from "../driver.ts";
 import type { Journal } from "../journal.ts";
 import type { Kernels } from "../kernels.ts";
+import type { Logins } from "../logins.ts";
 import type { Semaphore } from "../semaphore.ts";
 
 /** What the agent tells upward; whoever listens may be away, the journal is not. */
 export type AgentEvent =
   | { case: "status"; value: MachineStatus }
   | { case: "result"; value: Result }
-  | { case: "progress"; value: BuildProgress };
+  | { case: "progress"; value: BuildProgress }
+  | { case: "images"; value: ImageInventory };
 
 export type HostServices = {
   driver: Driver;
   images: Images;
   kernels: Kernels;
   journal: Journal;
+  logins: Logins;
   clock: Clock;
   log: Log;
   /** Bounds how many machines are put together at once (LIMITS.agentConcurrentOps). */

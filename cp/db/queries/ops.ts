@@ -61,14 +61,18 @@ function rounded(ids: string[]): string[] {
 }
 
 /** Of hosts of this epoch. Where it has passed nothing happens: what was sent went nowhere. */
-export async function markSent(tx: Db, opIds: string[], epoch: number): Promise<void> {
+export async function markSent(
+  tx: Db,
+  opIds: string[],
+  { epoch, withLogin }: Pick<OpRow, "withLogin"> & { epoch: number },
+): Promise<void> {
   const newest = tx
     .select({ id: hosts.id })
     .from(hosts)
     .where(and(eq(hosts.id, ops.hostId), eq(hosts.epoch, epoch)));
   await tx
     .update(ops)
-    .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1` })
+    .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1`, withLogin })
     .where(
       and(inArray(ops.id, rounded(opIds)), inArray(ops.state, ["pending", "sent"]), exists(newest)),
     );

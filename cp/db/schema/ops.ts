@@ -1,6 +1,7 @@
 import {
   bigint,
   bigserial,
+  boolean,
   index,
   integer,
   jsonb,
@@ -15,7 +16,19 @@ export type OpState = "pending" | "sent" | "acked" | "done" | "failed" | "supers
 export type OpCommand =
   | { kind: "start"; incarnation: number }
   | { kind: "stop"; signal: number; timeoutMs: number }
-  | { kind: "destroy" };
+  | { kind: "destroy" }
+  | ImageCommand;
+
+/** Of a host's images; `machine_id` is then the image job. */
+export type ImageCommand =
+  | { kind: "pull_image"; projectId: string; image: string }
+  | { kind: "prune_images"; all: boolean }
+  | { kind: "pin_image"; digest: string; pinned: boolean }
+  | { kind: "remove_image"; digest: string };
+
+export function isImageCommand(command: OpCommand): command is ImageCommand {
+  return command.kind.includes("_image");
+}
 
 /**
  * The outbox: an op is written in the transaction that wants it and sent, at
@@ -35,6 +48,8 @@ export const ops = pgTable(
     /** The host's epoch under which it was last sent; 0 = never. */
     sentEpoch: bigint("sent_epoch", { mode: "number" }).notNull().default(0),
     attempts: integer("attempts").notNull().default(0),
+    /** Went out with a password, which the host's journal does not keep. */
+    withLogin: boolean("with_login").notNull().default(false),
     errorReason: text("error_reason"),
     errorMessage: text("error_message"),
     createdAt: timestamp("created_at", { withTimezone: true }).notNull().defaultNow(),

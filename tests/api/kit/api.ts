@@ -10,6 +10,7 @@ import { registerHost } from "../../../cp/db/queries/hosts.ts";
 import { createApp } from "../../../cp/http/app.ts";
 import type { HttpDeps } from "../../../cp/http/deps.ts";
 import { Changes } from "../../../cp/ops/changes.ts";
+import { RegistrySecrets } from "../../../cp/ops/registries.ts";
 import { LvError } from "../../../proto/errors.ts";
 import { firstToken } from "../../../cp/ops/tokens.ts";
 import { AUTHORIZATION, TEST_TOKEN } from "../../kit/token.ts";
@@ -58,7 +59,9 @@ export async function startApi(): Promise<Api> {
       revoke: () => Promise.resolve(0),
     },
     progress: () => null,
-    secretKey: new Uint8Array(32),
+    secretKey: () => new Uint8Array(32),
+    uploads: { open: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")) },
+    secrets: new RegistrySecrets(() => new Uint8Array(32).fill(7)),
     shutdown: new AbortController().signal,
   };
   const app = createApp(deps, "0.0.0");

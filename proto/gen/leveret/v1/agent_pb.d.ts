@@ -66,6 +66,14 @@ export declare type AgentFrame = Message<"leveret.v1.AgentFrame"> & {
      */
     value: CertificateRequest;
     case: "certificateRequest";
+  } | {
+    /**
+     * After Welcome, and with a heartbeat when something has changed.
+     *
+     * @generated from field: leveret.v1.ImageInventory images = 8;
+     */
+    value: ImageInventory;
+    case: "images";
   } | { case: undefined; value?: undefined };
 };
 
@@ -418,6 +426,13 @@ export declare type Result = Message<"leveret.v1.Result"> & {
    * @generated from field: leveret.v1.MachineStatus status = 5;
    */
   status?: MachineStatus | undefined;
+
+  /**
+   * of an operation on images
+   *
+   * @generated from field: leveret.v1.ImageOutcome image = 6;
+   */
+  image?: ImageOutcome | undefined;
 };
 
 /**
@@ -425,6 +440,108 @@ export declare type Result = Message<"leveret.v1.Result"> & {
  * Use `create(ResultSchema)` to create a new message.
  */
 export declare const ResultSchema: GenMessage<Result>;
+
+/**
+ * ImageOutcome is what an operation on images has done.
+ *
+ * @generated from message leveret.v1.ImageOutcome
+ */
+export declare type ImageOutcome = Message<"leveret.v1.ImageOutcome"> & {
+  /**
+   * of the image that was pulled
+   *
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * of its squashfs
+   *
+   * @generated from field: uint64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * digests of images that are gone
+   *
+   * @generated from field: repeated string removed = 3;
+   */
+  removed: string[];
+
+  /**
+   * @generated from field: uint64 freed_bytes = 4;
+   */
+  freedBytes: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.ImageOutcome.
+ * Use `create(ImageOutcomeSchema)` to create a new message.
+ */
+export declare const ImageOutcomeSchema: GenMessage<ImageOutcome>;
+
+/**
+ * ImageInventory is all the finished images of the host; at most 4,096, the ones
+ * used last.
+ *
+ * @generated from message leveret.v1.ImageInventory
+ */
+export declare type ImageInventory = Message<"leveret.v1.ImageInventory"> & {
+  /**
+   * @generated from field: repeated leveret.v1.StoredImage images = 1;
+   */
+  images: StoredImage[];
+};
+
+/**
+ * Describes the message leveret.v1.ImageInventory.
+ * Use `create(ImageInventorySchema)` to create a new message.
+ */
+export declare const ImageInventorySchema: GenMessage<ImageInventory>;
+
+/**
+ * @generated from message leveret.v1.StoredImage
+ */
+export declare type StoredImage = Message<"leveret.v1.StoredImage"> & {
+  /**
+   * sha256:… of the image manifest
+   *
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * of its squashfs
+   *
+   * @generated from field: uint64 size_bytes = 2;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * unix
+   *
+   * @generated from field: uint64 last_used_ms = 3;
+   */
+  lastUsedMs: bigint;
+
+  /**
+   * @generated from field: bool pinned = 4;
+   */
+  pinned: boolean;
+
+  /**
+   * The references it was pulled by, normalised, newest last.
+   *
+   * @generated from field: repeated string references = 5;
+   */
+  references: string[];
+};
+
+/**
+ * Describes the message leveret.v1.StoredImage.
+ * Use `create(StoredImageSchema)` to create a new message.
+ */
+export declare const StoredImageSchema: GenMessage<StoredImage>;
 
 /**
  * MachineStatus is the agent's whole knowledge of one machine.
@@ -553,6 +670,8 @@ export declare const MachineStatusSchema: GenMessage<MachineStatus>;
  */
 export declare type BuildProgress = Message<"leveret.v1.BuildProgress"> & {
   /**
+   * or the job of the operation on images
+   *
    * @generated from field: string machine_id = 1;
    */
   machineId: string;
@@ -581,6 +700,25 @@ export declare type BuildProgress = Message<"leveret.v1.BuildProgress"> & {
    * @generated from field: uint32 layers = 6;
    */
   layers: number;
+
+  /**
+   * @generated from field: uint32 layers_done = 7;
+   */
+  layersDone: number;
+
+  /**
+   * from 1, while it is queued
+   *
+   * @generated from field: uint32 queue_position = 8;
+   */
+  queuePosition: number;
+
+  /**
+   * over the last seconds
+   *
+   * @generated from field: uint64 bytes_per_second = 9;
+   */
+  bytesPerSecond: bigint;
 };
 
 /**
@@ -622,6 +760,13 @@ export enum BuildProgress_Phase {
    * @generated from enum value: PHASE_FAILED = 5;
    */
   FAILED = 5,
+
+  /**
+   * other builds come first
+   *
+   * @generated from enum value: PHASE_QUEUED = 6;
+   */
+  QUEUED = 6,
 }
 
 /**
@@ -667,6 +812,8 @@ export declare type Op = Message<"leveret.v1.Op"> & {
   opId: string;
 
   /**
+   * The machine; of an operation on images, the job.
+   *
    * @generated from field: string machine_id = 2;
    */
   machineId: string;
@@ -700,7 +847,39 @@ export declare type Op = Message<"leveret.v1.Op"> & {
      */
     value: DestroyMachine;
     case: "destroy";
+  } | {
+    /**
+     * @generated from field: leveret.v1.PullImage pull_image = 7;
+     */
+    value: PullImage;
+    case: "pullImage";
+  } | {
+    /**
+     * @generated from field: leveret.v1.PruneImages prune_images = 8;
+     */
+    value: PruneImages;
+    case: "pruneImages";
+  } | {
+    /**
+     * @generated from field: leveret.v1.PinImage pin_image = 9;
+     */
+    value: PinImage;
+    case: "pinImage";
+  } | {
+    /**
+     * @generated from field: leveret.v1.RemoveImage remove_image = 10;
+     */
+    value: RemoveImage;
+    case: "removeImage";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * For the registry of the image. The agent journals it without the password; an op
+   * that waits for its password is sent again at the next Hello.
+   *
+   * @generated from field: leveret.v1.RegistryLogin login = 20;
+   */
+  login?: RegistryLogin | undefined;
 };
 
 /**
@@ -708,6 +887,113 @@ export declare type Op = Message<"leveret.v1.Op"> & {
  * Use `create(OpSchema)` to create a new message.
  */
 export declare const OpSchema: GenMessage<Op>;
+
+/**
+ * @generated from message leveret.v1.RegistryLogin
+ */
+export declare type RegistryLogin = Message<"leveret.v1.RegistryLogin"> & {
+  /**
+   * as references name it
+   *
+   * @generated from field: string registry = 1;
+   */
+  registry: string;
+
+  /**
+   * @generated from field: string username = 2;
+   */
+  username: string;
+
+  /**
+   * @generated from field: string password = 3;
+   */
+  password: string;
+};
+
+/**
+ * Describes the message leveret.v1.RegistryLogin.
+ * Use `create(RegistryLoginSchema)` to create a new message.
+ */
+export declare const RegistryLoginSchema: GenMessage<RegistryLogin>;
+
+/**
+ * PullImage builds the image ahead of its first machine.
+ *
+ * @generated from message leveret.v1.PullImage
+ */
+export declare type PullImage = Message<"leveret.v1.PullImage"> & {
+  /**
+   * reference by tag or digest
+   *
+   * @generated from field: string image = 1;
+   */
+  image: string;
+};
+
+/**
+ * Describes the message leveret.v1.PullImage.
+ * Use `create(PullImageSchema)` to create a new message.
+ */
+export declare const PullImageSchema: GenMessage<PullImage>;
+
+/**
+ * PruneImages removes images that no machine needs and that are not pinned.
+ *
+ * @generated from message leveret.v1.PruneImages
+ */
+export declare type PruneImages = Message<"leveret.v1.PruneImages"> & {
+  /**
+   * false: those that nothing has used for a day.
+   *
+   * @generated from field: bool all = 1;
+   */
+  all: boolean;
+};
+
+/**
+ * Describes the message leveret.v1.PruneImages.
+ * Use `create(PruneImagesSchema)` to create a new message.
+ */
+export declare const PruneImagesSchema: GenMessage<PruneImages>;
+
+/**
+ * @generated from message leveret.v1.PinImage
+ */
+export declare type PinImage = Message<"leveret.v1.PinImage"> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * @generated from field: bool pinned = 2;
+   */
+  pinned: boolean;
+};
+
+/**
+ * Describes the message leveret.v1.PinImage.
+ * Use `create(PinImageSchema)` to create a new message.
+ */
+export declare const PinImageSchema: GenMessage<PinImage>;
+
+/**
+ * RemoveImage fails with IMAGE_IN_USE while a machine needs the image.
+ *
+ * @generated from message leveret.v1.RemoveImage
+ */
+export declare type RemoveImage = Message<"leveret.v1.RemoveImage"> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+};
+
+/**
+ * Describes the message leveret.v1.RemoveImage.
+ * Use `create(RemoveImageSchema)` to create a new message.
+ */
+export declare const RemoveImageSchema: GenMessage<RemoveImage>;
 
 /**
  * @generated from message leveret.v1.StartMachine
@@ -933,6 +1219,12 @@ export declare type OpenSession = Message<"leveret.v1.OpenSession"> & {
      */
     value: LogSession;
     case: "logs";
+  } | {
+    /**
+     * @generated from field: leveret.v1.LoadSession load = 5;
+     */
+    value: LoadSession;
+    case: "load";
   } | {
     /**
      * Answered with one SessionFrame.metrics.
@@ -1192,6 +1484,27 @@ export declare type BalloonMetrics = Message<"leveret.v1.BalloonMetrics"> & {
 export declare const BalloonMetricsSchema: GenMessage<BalloonMetrics>;
 
 /**
+ * LoadSession brings an image in an archive to the host: the hub sends `data` and
+ * then `data_end`, the agent grants credit as it writes, and answers `loaded`.
+ *
+ * @generated from message leveret.v1.LoadSession
+ */
+export declare type LoadSession = Message<"leveret.v1.LoadSession"> & {
+  /**
+   * chooses among several images of the archive
+   *
+   * @generated from field: string tag = 1;
+   */
+  tag: string;
+};
+
+/**
+ * Describes the message leveret.v1.LoadSession.
+ * Use `create(LoadSessionSchema)` to create a new message.
+ */
+export declare const LoadSessionSchema: GenMessage<LoadSession>;
+
+/**
  * @generated from message leveret.v1.Goodbye
  */
 export declare type Goodbye = Message<"leveret.v1.Goodbye"> & {
@@ -1288,6 +1601,26 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
     case: "credit";
   } | {
     /**
+     * at most 64 KiB
+     *
+     * @generated from field: bytes data = 5;
+     */
+    value: Uint8Array;
+    case: "data";
+  } | {
+    /**
+     * @generated from field: leveret.v1.SessionDataEnd data_end = 6;
+     */
+    value: SessionDataEnd;
+    case: "dataEnd";
+  } | {
+    /**
+     * @generated from field: leveret.v1.LoadedImage loaded = 7;
+     */
+    value: LoadedImage;
+    case: "loaded";
+  } | {
+    /**
      * @generated from field: leveret.v1.MachineMetrics metrics = 10;
      */
     value: MachineMetrics;
@@ -1300,6 +1633,50 @@ export declare type SessionFrame = Message<"leveret.v1.SessionFrame"> & {
  * Use `create(SessionFrameSchema)` to create a new message.
  */
 export declare const SessionFrameSchema: GenMessage<SessionFrame>;
+
+/**
+ * SessionDataEnd says that all data was sent.
+ *
+ * @generated from message leveret.v1.SessionDataEnd
+ */
+export declare type SessionDataEnd = Message<"leveret.v1.SessionDataEnd"> & {
+};
+
+/**
+ * Describes the message leveret.v1.SessionDataEnd.
+ * Use `create(SessionDataEndSchema)` to create a new message.
+ */
+export declare const SessionDataEndSchema: GenMessage<SessionDataEnd>;
+
+/**
+ * @generated from message leveret.v1.LoadedImage
+ */
+export declare type LoadedImage = Message<"leveret.v1.LoadedImage"> & {
+  /**
+   * to run it by
+   *
+   * @generated from field: string reference = 1;
+   */
+  reference: string;
+
+  /**
+   * @generated from field: string digest = 2;
+   */
+  digest: string;
+
+  /**
+   * of its squashfs
+   *
+   * @generated from field: uint64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message leveret.v1.LoadedImage.
+ * Use `create(LoadedImageSchema)` to create a new message.
+ */
+export declare const LoadedImageSchema: GenMessage<LoadedImage>;
 
 /**
  * SessionCredit lets the other side send so many data bytes more: they were read.

@@ -11,7 +11,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file leveret/v1/agent.proto.
  */
 export const file_leveret_v1_agent = /*@__PURE__*/
-  fileDesc("ChZsZXZlcmV0L3YxL2FnZW50LnByb3RvEgpsZXZlcmV0LnYxIsYCCgpBZ2VudEZyYW1lEiIKBWhlbGxvGAEgASgLMhEubGV2ZXJldC52MS5IZWxsb0gAEioKCWhlYXJ0YmVhdBgCIAEoCzIVLmxldmVyZXQudjEuSGVhcnRiZWF0SAASHgoDYWNrGAMgASgLMg8ubGV2ZXJldC52MS5BY2tIABIkCgZyZXN1bHQYBCABKAsyEi5sZXZlcmV0LnYxLlJlc3VsdEgAEisKBnN0YXR1cxgFIAEoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1c0gAEi0KCHByb2dyZXNzGAYgASgLMhkubGV2ZXJldC52MS5CdWlsZFByb2dyZXNzSAASPQoTY2VydGlmaWNhdGVfcmVxdWVzdBgHIAEoCzIeLmxldmVyZXQudjEuQ2VydGlmaWNhdGVSZXF1ZXN0SABCBwoFZnJhbWUipAIKCEh1YkZyYW1lEg0KBWVwb2NoGAEgASgEEiYKB3dlbGNvbWUYAiABKAsyEy5sZXZlcmV0LnYxLldlbGNvbWVIABIcCgJvcBgDIAEoCzIOLmxldmVyZXQudjEuT3BIABIrCgpyZXN1bHRfYWNrGAQgASgLMhUubGV2ZXJldC52MS5SZXN1bHRBY2tIABIvCgxvcGVuX3Nlc3Npb24YBSABKAsyFy5sZXZlcmV0LnYxLk9wZW5TZXNzaW9uSAASJgoHZ29vZGJ5ZRgGIAEoCzITLmxldmVyZXQudjEuR29vZGJ5ZUgAEjQKC2NlcnRpZmljYXRlGAcgASgLMh0ubGV2ZXJldC52MS5DZXJ0aWZpY2F0ZUlzc3VlZEgAQgcKBWZyYW1lIjwKDUVucm9sbFJlcXVlc3QSDQoFdG9rZW4YASABKAkSDwoHaG9zdF9pZBgCIAEoCRILCgNjc3IYAyABKAwiMQoORW5yb2xsUmVzcG9uc2USEwoLY2VydGlmaWNhdGUYASABKAwSCgoCY2EYAiABKAwiIQoSQ2VydGlmaWNhdGVSZXF1ZXN0EgsKA2NzchgBIAEoDCIoChFDZXJ0aWZpY2F0ZUlzc3VlZBITCgtjZXJ0aWZpY2F0ZRgBIAEoDCKtAgoFSGVsbG8SDwoHaG9zdF9pZBgBIAEoCRIQCghob3N0bmFtZRgCIAEoCRIPCgd2ZXJzaW9uGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSDAoEYXJjaBgFIAEoCRImCghjYXBhY2l0eRgGIAEoCzIULmxldmVyZXQudjEuQ2FwYWNpdHkSLQoGbGFiZWxzGAcgAygLMh0ubGV2ZXJldC52MS5IZWxsby5MYWJlbHNFbnRyeRIsCglpbnZlbnRvcnkYCCADKAsyGS5sZXZlcmV0LnYxLk1hY2hpbmVTdGF0dXMSCwoDa3ZtGAkgASgJEhAKCGluc3RhbmNlGAogASgJGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiPgoIQ2FwYWNpdHkSDAoEY3B1cxgBIAEoDRISCgptZW1vcnlfbWliGAIgASgEEhAKCGRpc2tfbWliGAMgASgEIlwKCUhlYXJ0YmVhdBIQCghzZXF1ZW5jZRgBIAEoBBIXCg9tZW1vcnlfZnJlZV9taWIYAiABKAQSFQoNZGlza19mcmVlX21pYhgDIAEoBBINCgVsb2FkMRgEIAEoASIUCgNBY2sSDQoFb3BfaWQYASABKAkigwEKBlJlc3VsdBINCgVvcF9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEhQKDGVycm9yX3JlYXNvbhgDIAEoCRIVCg1lcnJvcl9tZXNzYWdlGAQgASgJEikKBnN0YXR1cxgFIAEoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1cyLpAgoNTWFjaGluZVN0YXR1cxISCgptYWNoaW5lX2lkGAEgASgJEicKBXN0YXRlGAIgASgOMhgubGV2ZXJldC52MS5NYWNoaW5lU3RhdGUSEgoKZ2VuZXJhdGlvbhgDIAEoBBITCgtpbmNhcm5hdGlvbhgEIAEoBBIQCghzZXF1ZW5jZRgFIAEoBBIOCgZyZWFzb24YBiABKAkSDwoHbWVzc2FnZRgHIAEoCRIOCgZleGl0ZWQYCCABKAgSEQoJZXhpdF9jb2RlGAkgASgFEhMKC2V4aXRfc2lnbmFsGAogASgFEhQKDGltYWdlX2RpZ2VzdBgLIAEoCRIPCgdib290X3VzGAwgASgEEhUKDXN0YXJ0ZWRfYXRfbXMYDSABKAQSFQoNc3RvcHBlZF9hdF9tcxgOIAEoBBIMCgRjcHVzGA8gASgNEhIKCm1lbW9yeV9taWIYECABKAQSEAoIZGlza19taWIYESABKAQinAIKDUJ1aWxkUHJvZ3Jlc3MSEgoKbWFjaGluZV9pZBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgVwaGFzZRgDIAEoDjIfLmxldmVyZXQudjEuQnVpbGRQcm9ncmVzcy5QaGFzZRISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEEg4KBmxheWVycxgGIAEoDSJ/CgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhMKD1BIQVNFX1JFU09MVklORxABEhEKDVBIQVNFX1BVTExJTkcQAhIUChBQSEFTRV9DT05WRVJUSU5HEAMSDwoLUEhBU0VfUkVBRFkQBBIQCgxQSEFTRV9GQUlMRUQQBSJNCgdXZWxjb21lEg8KB2hvc3RfaWQYASABKAkSHQoVaGVhcnRiZWF0X2ludGVydmFsX21zGAIgASgNEhIKCnJlcGxpY2FfaWQYAyABKAkiyQEKAk9wEg0KBW9wX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSEgoKZ2VuZXJhdGlvbhgDIAEoBBIpCgVzdGFydBgEIAEoCzIYLmxldmVyZXQudjEuU3RhcnRNYWNoaW5lSAASJwoEc3RvcBgFIAEoCzIXLmxldmVyZXQudjEuU3RvcE1hY2hpbmVIABItCgdkZXN0cm95GAYgASgLMhoubGV2ZXJldC52MS5EZXN0cm95TWFjaGluZUgAQgkKB2NvbW1hbmQiSgoMU3RhcnRNYWNoaW5lEiUKBHNwZWMYASABKAsyFy5sZXZlcmV0LnYxLk1hY2hpbmVTcGVjEhMKC2luY2FybmF0aW9uGAIgASgEIjEKC1N0b3BNYWNoaW5lEg4KBnNpZ25hbBgBIAEoBRISCgp0aW1lb3V0X21zGAIgASgNIhAKDkRlc3Ryb3lNYWNoaW5lIpIDCgtNYWNoaW5lU3BlYxINCgVpbWFnZRgBIAEoCRIMCgRjcHVzGAIgASgNEhIKCm1lbW9yeV9taWIYAyABKAQSEAoIZGlza19taWIYBCABKAQSLQoDZW52GAUgAygLMiAubGV2ZXJldC52MS5NYWNoaW5lU3BlYy5FbnZFbnRyeRISCgplbnRyeXBvaW50GAYgAygJEhYKDmhhc19lbnRyeXBvaW50GAcgASgIEgsKA2NtZBgIIAMoCRIPCgdoYXNfY21kGAkgASgIEhMKC3dvcmtpbmdfZGlyGAogASgJEgwKBHVzZXIYCyABKAkSEAoIaG9zdG5hbWUYDCABKAkSEwoLa2VybmVsX3BhdGgYDSABKAkSEwoLaW5pdHJkX3BhdGgYDiABKAkSEwoLa2VybmVsX2FyZ3MYDyABKAkSFAoMY3B1X3RlbXBsYXRlGBQgASgJEhEKCWh1Z2VwYWdlcxgVIAEoCBoqCghFbnZFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIhoKCVJlc3VsdEFjaxINCgVvcF9pZBgBIAEoCSKqAQoLT3BlblNlc3Npb24SEgoKc2Vzc2lvbl9pZBgBIAEoCRISCgptYWNoaW5lX2lkGAIgASgJEiYKBGxvZ3MYAyABKAsyFi5sZXZlcmV0LnYxLkxvZ1Nlc3Npb25IABItCgdtZXRyaWNzGAogASgLMhoubGV2ZXJldC52MS5NZXRyaWNzU2Vzc2lvbkgAEhQKDGNyZWRpdF9ieXRlcxgEIAEoBEIGCgRraW5kIjQKCkxvZ1Nlc3Npb24SFgoOYWZ0ZXJfc2VxdWVuY2UYASABKAQSDgoGZm9sbG93GAIgASgIIhAKDk1ldHJpY3NTZXNzaW9uIt8BCg5NYWNoaW5lTWV0cmljcxITCgtpbmNhcm5hdGlvbhgBIAEoBBIPCgd0aW1lX21zGAIgASgEEg4KBmNwdV91cxgDIAEoBBIWCg5yZXNpZGVudF9ieXRlcxgEIAEoBBImCgV2Y3B1cxgFIAMoCzIXLmxldmVyZXQudjEuVmNwdU1ldHJpY3MSKgoHZGV2aWNlcxgGIAMoCzIZLmxldmVyZXQudjEuRGV2aWNlTWV0cmljcxIrCgdiYWxsb29uGAcgASgLMhoubGV2ZXJldC52MS5CYWxsb29uTWV0cmljcyJiCgtWY3B1TWV0cmljcxIRCglleGl0c19waW8YASABKAQSEgoKZXhpdHNfbW1pbxgCIAEoBBIXCg9leGl0c19pbnRlcnJ1cHQYAyABKAQSEwoLZXhpdHNfb3RoZXIYBCABKAQixgEKDURldmljZU1ldHJpY3MSDAoEa2luZBgBIAEoCRIVCg1ub3RpZmljYXRpb25zGAIgASgEEhIKCmludGVycnVwdHMYAyABKAQSEAoIcmVxdWVzdHMYBCABKAQSEAoIYnl0ZXNfaW4YBSABKAQSEQoJYnl0ZXNfb3V0GAYgASgEEhEKCXRocm90dGxlZBgHIAEoBBIRCgltYWxmb3JtZWQYCCABKAQSDwoHZHJvcHBlZBgJIAEoBBIOCgZlcnJvcnMYCiABKAQiaQoOQmFsbG9vbk1ldHJpY3MSFAoMdGFyZ2V0X2J5dGVzGAEgASgEEhQKDGFjdHVhbF9ieXRlcxgCIAEoBBISCgpmcmVlX2J5dGVzGAMgASgEEhcKD2F2YWlsYWJsZV9ieXRlcxgEIAEoBCLFAQoHR29vZGJ5ZRIqCgZyZWFzb24YASABKA4yGi5sZXZlcmV0LnYxLkdvb2RieWUuUmVhc29uEg8KB21lc3NhZ2UYAiABKAkSGgoScmVjb25uZWN0X2FmdGVyX21zGAMgASgNImEKBlJlYXNvbhIWChJSRUFTT05fVU5TUEVDSUZJRUQQABIVChFSRUFTT05fU1VQRVJTRURFRBABEhMKD1JFQVNPTl9TSFVURE9XThACEhMKD1JFQVNPTl9SRUpFQ1RFRBADIugBCgxTZXNzaW9uRnJhbWUSJwoEb3BlbhgBIAEoCzIXLmxldmVyZXQudjEuU2Vzc2lvbk9wZW5IABIjCgNsb2cYAiABKAsyFC5sZXZlcmV0LnYxLkxvZ0NodW5rSAASJQoDZW5kGAMgASgLMhYubGV2ZXJldC52MS5TZXNzaW9uRW5kSAASKwoGY3JlZGl0GAQgASgLMhkubGV2ZXJldC52MS5TZXNzaW9uQ3JlZGl0SAASLQoHbWV0cmljcxgKIAEoCzIaLmxldmVyZXQudjEuTWFjaGluZU1ldHJpY3NIAEIHCgVmcmFtZSIeCg1TZXNzaW9uQ3JlZGl0Eg0KBWJ5dGVzGAEgASgEIkEKC1Nlc3Npb25PcGVuEhIKCnNlc3Npb25faWQYASABKAkSDwoHaG9zdF9pZBgCIAEoCRINCgVlcG9jaBgDIAEoBCLYAQoITG9nQ2h1bmsSEAoIc2VxdWVuY2UYASABKAQSDwoHdGltZV9tcxgCIAEoBBIrCgZzdHJlYW0YAyABKA4yGy5sZXZlcmV0LnYxLkxvZ0NodW5rLlN0cmVhbRIMCgRkYXRhGAQgASgMEhMKC2luY2FybmF0aW9uGAUgASgEIlkKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIRCg1TVFJFQU1fU1RET1VUEAESEQoNU1RSRUFNX1NUREVSUhACEhEKDVNUUkVBTV9TWVNURU0QAyI5CgpTZXNzaW9uRW5kEhQKDGVycm9yX3JlYXNvbhgBIAEoCRIVCg1lcnJvcl9tZXNzYWdlGAIgASgJKtIBCgxNYWNoaW5lU3RhdGUSHQoZTUFDSElORV9TVEFURV9VTlNQRUNJRklFRBAAEhoKFk1BQ0hJTkVfU1RBVEVfU1RBUlRJTkcQARIZChVNQUNISU5FX1NUQVRFX1NUQVJURUQQAhIaChZNQUNISU5FX1NUQVRFX1NUT1BQSU5HEAMSGQoVTUFDSElORV9TVEFURV9TVE9QUEVEEAQSGAoUTUFDSElORV9TVEFURV9GQUlMRUQQBRIbChdNQUNISU5FX1NUQVRFX0RFU1RST1lFRBAGMssBCglBZ2VudExpbmsSPwoGRW5yb2xsEhkubGV2ZXJldC52MS5FbnJvbGxSZXF1ZXN0GhoubGV2ZXJldC52MS5FbnJvbGxSZXNwb25zZRI7CgdDb25uZWN0EhYubGV2ZXJldC52MS5BZ2VudEZyYW1lGhQubGV2ZXJldC52MS5IdWJGcmFtZSgBMAESQAoGQXR0YWNoEhgubGV2ZXJldC52MS5TZXNzaW9uRnJhbWUaGC5sZXZlcmV0LnYxLlNlc3Npb25GcmFtZSgBMAFiBnByb3RvMw");
+  fileDesc("ChZsZXZlcmV0L3YxL2FnZW50LnByb3RvEgpsZXZlcmV0LnYxIvQCCgpBZ2VudEZyYW1lEiIKBWhlbGxvGAEgASgLMhEubGV2ZXJldC52MS5IZWxsb0gAEioKCWhlYXJ0YmVhdBgCIAEoCzIVLmxldmVyZXQudjEuSGVhcnRiZWF0SAASHgoDYWNrGAMgASgLMg8ubGV2ZXJldC52MS5BY2tIABIkCgZyZXN1bHQYBCABKAsyEi5sZXZlcmV0LnYxLlJlc3VsdEgAEisKBnN0YXR1cxgFIAEoCzIZLmxldmVyZXQudjEuTWFjaGluZVN0YXR1c0gAEi0KCHByb2dyZXNzGAYgASgLMhkubGV2ZXJldC52MS5CdWlsZFByb2dyZXNzSAASPQoTY2VydGlmaWNhdGVfcmVxdWVzdBgHIAEoCzIeLmxldmVyZXQudjEuQ2VydGlmaWNhdGVSZXF1ZXN0SAASLAoGaW1hZ2VzGAggASgLMhoubGV2ZXJldC52MS5JbWFnZUludmVudG9yeUgAQgcKBWZyYW1lIqQCCghIdWJGcmFtZRINCgVlcG9jaBgBIAEoBBImCgd3ZWxjb21lGAIgASgLMhMubGV2ZXJldC52MS5XZWxjb21lSAASHAoCb3AYAyABKAsyDi5sZXZlcmV0LnYxLk9wSAASKwoKcmVzdWx0X2FjaxgEIAEoCzIVLmxldmVyZXQudjEuUmVzdWx0QWNrSAASLwoMb3Blbl9zZXNzaW9uGAUgASgLMhcubGV2ZXJldC52MS5PcGVuU2Vzc2lvbkgAEiYKB2dvb2RieWUYBiABKAsyEy5sZXZlcmV0LnYxLkdvb2RieWVIABI0CgtjZXJ0aWZpY2F0ZRgHIAEoCzIdLmxldmVyZXQudjEuQ2VydGlmaWNhdGVJc3N1ZWRIAEIHCgVmcmFtZSI8Cg1FbnJvbGxSZXF1ZXN0Eg0KBXRva2VuGAEgASgJEg8KB2hvc3RfaWQYAiABKAkSCwoDY3NyGAMgASgMIjEKDkVucm9sbFJlc3BvbnNlEhMKC2NlcnRpZmljYXRlGAEgASgMEgoKAmNhGAIgASgMIiEKEkNlcnRpZmljYXRlUmVxdWVzdBILCgNjc3IYASABKAwiKAoRQ2VydGlmaWNhdGVJc3N1ZWQSEwoLY2VydGlmaWNhdGUYASABKAwirQIKBUhlbGxvEg8KB2hvc3RfaWQYASABKAkSEAoIaG9zdG5hbWUYAiABKAkSDwoHdmVyc2lvbhgDIAEoCRIPCgdib290X2lkGAQgASgJEgwKBGFyY2gYBSABKAkSJgoIY2FwYWNpdHkYBiABKAsyFC5sZXZlcmV0LnYxLkNhcGFjaXR5Ei0KBmxhYmVscxgHIAMoCzIdLmxldmVyZXQudjEuSGVsbG8uTGFiZWxzRW50cnkSLAoJaW52ZW50b3J5GAggAygLMhkubGV2ZXJldC52MS5NYWNoaW5lU3RhdHVzEgsKA2t2bRgJIAEoCRIQCghpbnN0YW5jZRgKIAEoCRotCgtMYWJlbHNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBIj4KCENhcGFjaXR5EgwKBGNwdXMYASABKA0SEgoKbWVtb3J5X21pYhgCIAEoBBIQCghkaXNrX21pYhgDIAEoBCJcCglIZWFydGJlYXQSEAoIc2VxdWVuY2UYASABKAQSFwoPbWVtb3J5X2ZyZWVfbWliGAIgASgEEhUKDWRpc2tfZnJlZV9taWIYAyABKAQSDQoFbG9hZDEYBCABKAEiFAoDQWNrEg0KBW9wX2lkGAEgASgJIqwBCgZSZXN1bHQSDQoFb3BfaWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRIUCgxlcnJvcl9yZWFzb24YAyABKAkSFQoNZXJyb3JfbWVzc2FnZRgEIAEoCRIpCgZzdGF0dXMYBSABKAsyGS5sZXZlcmV0LnYxLk1hY2hpbmVTdGF0dXMSJwoFaW1hZ2UYBiABKAsyGC5sZXZlcmV0LnYxLkltYWdlT3V0Y29tZSJYCgxJbWFnZU91dGNvbWUSDgoGZGlnZXN0GAEgASgJEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHcmVtb3ZlZBgDIAMoCRITCgtmcmVlZF9ieXRlcxgEIAEoBCI5Cg5JbWFnZUludmVudG9yeRInCgZpbWFnZXMYASADKAsyFy5sZXZlcmV0LnYxLlN0b3JlZEltYWdlImsKC1N0b3JlZEltYWdlEg4KBmRpZ2VzdBgBIAEoCRISCgpzaXplX2J5dGVzGAIgASgEEhQKDGxhc3RfdXNlZF9tcxgDIAEoBBIOCgZwaW5uZWQYBCABKAgSEgoKcmVmZXJlbmNlcxgFIAMoCSLpAgoNTWFjaGluZVN0YXR1cxISCgptYWNoaW5lX2lkGAEgASgJEicKBXN0YXRlGAIgASgOMhgubGV2ZXJldC52MS5NYWNoaW5lU3RhdGUSEgoKZ2VuZXJhdGlvbhgDIAEoBBITCgtpbmNhcm5hdGlvbhgEIAEoBBIQCghzZXF1ZW5jZRgFIAEoBBIOCgZyZWFzb24YBiABKAkSDwoHbWVzc2FnZRgHIAEoCRIOCgZleGl0ZWQYCCABKAgSEQoJZXhpdF9jb2RlGAkgASgFEhMKC2V4aXRfc2lnbmFsGAogASgFEhQKDGltYWdlX2RpZ2VzdBgLIAEoCRIPCgdib290X3VzGAwgASgEEhUKDXN0YXJ0ZWRfYXRfbXMYDSABKAQSFQoNc3RvcHBlZF9hdF9tcxgOIAEoBBIMCgRjcHVzGA8gASgNEhIKCm1lbW9yeV9taWIYECABKAQSEAoIZGlza19taWIYESABKAQi9gIKDUJ1aWxkUHJvZ3Jlc3MSEgoKbWFjaGluZV9pZBgBIAEoCRINCgVpbWFnZRgCIAEoCRIuCgVwaGFzZRgDIAEoDjIfLmxldmVyZXQudjEuQnVpbGRQcm9ncmVzcy5QaGFzZRISCgpieXRlc19kb25lGAQgASgEEhMKC2J5dGVzX3RvdGFsGAUgASgEEg4KBmxheWVycxgGIAEoDRITCgtsYXllcnNfZG9uZRgHIAEoDRIWCg5xdWV1ZV9wb3NpdGlvbhgIIAEoDRIYChBieXRlc19wZXJfc2Vjb25kGAkgASgEIpEBCgVQaGFzZRIVChFQSEFTRV9VTlNQRUNJRklFRBAAEhMKD1BIQVNFX1JFU09MVklORxABEhEKDVBIQVNFX1BVTExJTkcQAhIUChBQSEFTRV9DT05WRVJUSU5HEAMSDwoLUEhBU0VfUkVBRFkQBBIQCgxQSEFTRV9GQUlMRUQQBRIQCgxQSEFTRV9RVUVVRUQQBiJNCgdXZWxjb21lEg8KB2hvc3RfaWQYASABKAkSHQoVaGVhcnRiZWF0X2ludGVydmFsX21zGAIgASgNEhIKCnJlcGxpY2FfaWQYAyABKAkirQMKAk9wEg0KBW9wX2lkGAEgASgJEhIKCm1hY2hpbmVfaWQYAiABKAkSEgoKZ2VuZXJhdGlvbhgDIAEoBBIpCgVzdGFydBgEIAEoCzIYLmxldmVyZXQudjEuU3RhcnRNYWNoaW5lSAASJwoEc3RvcBgFIAEoCzIXLmxldmVyZXQudjEuU3RvcE1hY2hpbmVIABItCgdkZXN0cm95GAYgASgLMhoubGV2ZXJldC52MS5EZXN0cm95TWFjaGluZUgAEisKCnB1bGxfaW1hZ2UYByABKAsyFS5sZXZlcmV0LnYxLlB1bGxJbWFnZUgAEi8KDHBydW5lX2ltYWdlcxgIIAEoCzIXLmxldmVyZXQudjEuUHJ1bmVJbWFnZXNIABIpCglwaW5faW1hZ2UYCSABKAsyFC5sZXZlcmV0LnYxLlBpbkltYWdlSAASLwoMcmVtb3ZlX2ltYWdlGAogASgLMhcubGV2ZXJldC52MS5SZW1vdmVJbWFnZUgAEigKBWxvZ2luGBQgASgLMhkubGV2ZXJldC52MS5SZWdpc3RyeUxvZ2luQgkKB2NvbW1hbmQiRQoNUmVnaXN0cnlMb2dpbhIQCghyZWdpc3RyeRgBIAEoCRIQCgh1c2VybmFtZRgCIAEoCRIQCghwYXNzd29yZBgDIAEoCSIaCglQdWxsSW1hZ2USDQoFaW1hZ2UYASABKAkiGgoLUHJ1bmVJbWFnZXMSCwoDYWxsGAEgASgIIioKCFBpbkltYWdlEg4KBmRpZ2VzdBgBIAEoCRIOCgZwaW5uZWQYAiABKAgiHQoLUmVtb3ZlSW1hZ2USDgoGZGlnZXN0GAEgASgJIkoKDFN0YXJ0TWFjaGluZRIlCgRzcGVjGAEgASgLMhcubGV2ZXJldC52MS5NYWNoaW5lU3BlYxITCgtpbmNhcm5hdGlvbhgCIAEoBCIxCgtTdG9wTWFjaGluZRIOCgZzaWduYWwYASABKAUSEgoKdGltZW91dF9tcxgCIAEoDSIQCg5EZXN0cm95TWFjaGluZSKSAwoLTWFjaGluZVNwZWMSDQoFaW1hZ2UYASABKAkSDAoEY3B1cxgCIAEoDRISCgptZW1vcnlfbWliGAMgASgEEhAKCGRpc2tfbWliGAQgASgEEi0KA2VudhgFIAMoCzIgLmxldmVyZXQudjEuTWFjaGluZVNwZWMuRW52RW50cnkSEgoKZW50cnlwb2ludBgGIAMoCRIWCg5oYXNfZW50cnlwb2ludBgHIAEoCBILCgNjbWQYCCADKAkSDwoHaGFzX2NtZBgJIAEoCBITCgt3b3JraW5nX2RpchgKIAEoCRIMCgR1c2VyGAsgASgJEhAKCGhvc3RuYW1lGAwgASgJEhMKC2tlcm5lbF9wYXRoGA0gASgJEhMKC2luaXRyZF9wYXRoGA4gASgJEhMKC2tlcm5lbF9hcmdzGA8gASgJEhQKDGNwdV90ZW1wbGF0ZRgUIAEoCRIRCglodWdlcGFnZXMYFSABKAgaKgoIRW52RW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASIaCglSZXN1bHRBY2sSDQoFb3BfaWQYASABKAki0wEKC09wZW5TZXNzaW9uEhIKCnNlc3Npb25faWQYASABKAkSEgoKbWFjaGluZV9pZBgCIAEoCRImCgRsb2dzGAMgASgLMhYubGV2ZXJldC52MS5Mb2dTZXNzaW9uSAASJwoEbG9hZBgFIAEoCzIXLmxldmVyZXQudjEuTG9hZFNlc3Npb25IABItCgdtZXRyaWNzGAogASgLMhoubGV2ZXJldC52MS5NZXRyaWNzU2Vzc2lvbkgAEhQKDGNyZWRpdF9ieXRlcxgEIAEoBEIGCgRraW5kIjQKCkxvZ1Nlc3Npb24SFgoOYWZ0ZXJfc2VxdWVuY2UYASABKAQSDgoGZm9sbG93GAIgASgIIhAKDk1ldHJpY3NTZXNzaW9uIt8BCg5NYWNoaW5lTWV0cmljcxITCgtpbmNhcm5hdGlvbhgBIAEoBBIPCgd0aW1lX21zGAIgASgEEg4KBmNwdV91cxgDIAEoBBIWCg5yZXNpZGVudF9ieXRlcxgEIAEoBBImCgV2Y3B1cxgFIAMoCzIXLmxldmVyZXQudjEuVmNwdU1ldHJpY3MSKgoHZGV2aWNlcxgGIAMoCzIZLmxldmVyZXQudjEuRGV2aWNlTWV0cmljcxIrCgdiYWxsb29uGAcgASgLMhoubGV2ZXJldC52MS5CYWxsb29uTWV0cmljcyJiCgtWY3B1TWV0cmljcxIRCglleGl0c19waW8YASABKAQSEgoKZXhpdHNfbW1pbxgCIAEoBBIXCg9leGl0c19pbnRlcnJ1cHQYAyABKAQSEwoLZXhpdHNfb3RoZXIYBCABKAQixgEKDURldmljZU1ldHJpY3MSDAoEa2luZBgBIAEoCRIVCg1ub3RpZmljYXRpb25zGAIgASgEEhIKCmludGVycnVwdHMYAyABKAQSEAoIcmVxdWVzdHMYBCABKAQSEAoIYnl0ZXNfaW4YBSABKAQSEQoJYnl0ZXNfb3V0GAYgASgEEhEKCXRocm90dGxlZBgHIAEoBBIRCgltYWxmb3JtZWQYCCABKAQSDwoHZHJvcHBlZBgJIAEoBBIOCgZlcnJvcnMYCiABKAQiaQoOQmFsbG9vbk1ldHJpY3MSFAoMdGFyZ2V0X2J5dGVzGAEgASgEEhQKDGFjdHVhbF9ieXRlcxgCIAEoBBISCgpmcmVlX2J5dGVzGAMgASgEEhcKD2F2YWlsYWJsZV9ieXRlcxgEIAEoBCIaCgtMb2FkU2Vzc2lvbhILCgN0YWcYASABKAkixQEKB0dvb2RieWUSKgoGcmVhc29uGAEgASgOMhoubGV2ZXJldC52MS5Hb29kYnllLlJlYXNvbhIPCgdtZXNzYWdlGAIgASgJEhoKEnJlY29ubmVjdF9hZnRlcl9tcxgDIAEoDSJhCgZSZWFzb24SFgoSUkVBU09OX1VOU1BFQ0lGSUVEEAASFQoRUkVBU09OX1NVUEVSU0VERUQQARITCg9SRUFTT05fU0hVVERPV04QAhITCg9SRUFTT05fUkVKRUNURUQQAyLTAgoMU2Vzc2lvbkZyYW1lEicKBG9wZW4YASABKAsyFy5sZXZlcmV0LnYxLlNlc3Npb25PcGVuSAASIwoDbG9nGAIgASgLMhQubGV2ZXJldC52MS5Mb2dDaHVua0gAEiUKA2VuZBgDIAEoCzIWLmxldmVyZXQudjEuU2Vzc2lvbkVuZEgAEisKBmNyZWRpdBgEIAEoCzIZLmxldmVyZXQudjEuU2Vzc2lvbkNyZWRpdEgAEg4KBGRhdGEYBSABKAxIABIuCghkYXRhX2VuZBgGIAEoCzIaLmxldmVyZXQudjEuU2Vzc2lvbkRhdGFFbmRIABIpCgZsb2FkZWQYByABKAsyFy5sZXZlcmV0LnYxLkxvYWRlZEltYWdlSAASLQoHbWV0cmljcxgKIAEoCzIaLmxldmVyZXQudjEuTWFjaGluZU1ldHJpY3NIAEIHCgVmcmFtZSIQCg5TZXNzaW9uRGF0YUVuZCJECgtMb2FkZWRJbWFnZRIRCglyZWZlcmVuY2UYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCnNpemVfYnl0ZXMYAyABKAQiHgoNU2Vzc2lvbkNyZWRpdBINCgVieXRlcxgBIAEoBCJBCgtTZXNzaW9uT3BlbhISCgpzZXNzaW9uX2lkGAEgASgJEg8KB2hvc3RfaWQYAiABKAkSDQoFZXBvY2gYAyABKAQi2AEKCExvZ0NodW5rEhAKCHNlcXVlbmNlGAEgASgEEg8KB3RpbWVfbXMYAiABKAQSKwoGc3RyZWFtGAMgASgOMhsubGV2ZXJldC52MS5Mb2dDaHVuay5TdHJlYW0SDAoEZGF0YRgEIAEoDBITCgtpbmNhcm5hdGlvbhgFIAEoBCJZCgZTdHJlYW0SFgoSU1RSRUFNX1VOU1BFQ0lGSUVEEAASEQoNU1RSRUFNX1NURE9VVBABEhEKDVNUUkVBTV9TVERFUlIQAhIRCg1TVFJFQU1fU1lTVEVNEAMiOQoKU2Vzc2lvbkVuZBIUCgxlcnJvcl9yZWFzb24YASABKAkSFQoNZXJyb3JfbWVzc2FnZRgCIAEoCSrSAQoMTWFjaGluZVN0YXRlEh0KGU1BQ0hJTkVfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZNQUNISU5FX1NUQVRFX1NUQVJUSU5HEAESGQoVTUFDSElORV9TVEFURV9TVEFSVEVEEAISGgoWTUFDSElORV9TVEFURV9TVE9QUElORxADEhkKFU1BQ0hJTkVfU1RBVEVfU1RPUFBFRBAEEhgKFE1BQ0hJTkVfU1RBVEVfRkFJTEVEEAUSGwoXTUFDSElORV9TVEFURV9ERVNUUk9ZRUQQBjLLAQoJQWdlbnRMaW5rEj8KBkVucm9sbBIZLmxldmVyZXQudjEuRW5yb2xsUmVxdWVzdBoaLmxldmVyZXQudjEuRW5yb2xsUmVzcG9uc2USOwoHQ29ubmVjdBIWLmxldmVyZXQudjEuQWdlbnRGcmFtZRoULmxldmVyZXQudjEuSHViRnJhbWUoATABEkAKBkF0dGFjaBIYLmxldmVyZXQudjEuU2Vzc2lvbkZyYW1lGhgubGV2ZXJldC52MS5TZXNzaW9uRnJhbWUoATABYgZwcm90bzM");
 
 /**
  * Describes the message leveret.v1.AgentFrame.
@@ -91,24 +91,45 @@ export const ResultSchema = /*@__PURE__*/
   messageDesc(file_leveret_v1_agent, 10);
 
 /**
+ * Describes the message leveret.v1.ImageOutcome.
+ * Use `create(ImageOutcomeSchema)` to create a new message.
+ */
+export const ImageOutcomeSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 11);
+
+/**
+ * Describes the message leveret.v1.ImageInventory.
+ * Use `create(ImageInventorySchema)` to create a new message.
+ */
+export const ImageInventorySchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 12);
+
+/**
+ * Describes the message leveret.v1.StoredImage.
+ * Use `create(StoredImageSchema)` to create a new message.
+ */
+export const StoredImageSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 13);
+
+/**
  * Describes the message leveret.v1.MachineStatus.
  * Use `create(MachineStatusSchema)` to create a new message.
  */
 export const MachineStatusSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 11);
+  messageDesc(file_leveret_v1_agent, 14);
 
 /**
  * Describes the message leveret.v1.BuildProgress.
  * Use `create(BuildProgressSchema)` to create a new message.
  */
 export const BuildProgressSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 12);
+  messageDesc(file_leveret_v1_agent, 15);
 
 /**
  * Describes the enum leveret.v1.BuildProgress.Phase.
  */
 export const BuildProgress_PhaseSchema = /*@__PURE__*/
-  enumDesc(file_leveret_v1_agent, 12, 0);
+  enumDesc(file_leveret_v1_agent, 15, 0);
 
 /**
  * @generated from enum leveret.v1.BuildProgress.Phase
@@ -121,111 +142,153 @@ export const BuildProgress_Phase = /*@__PURE__*/
  * Use `create(WelcomeSchema)` to create a new message.
  */
 export const WelcomeSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 13);
+  messageDesc(file_leveret_v1_agent, 16);
 
 /**
  * Describes the message leveret.v1.Op.
  * Use `create(OpSchema)` to create a new message.
  */
 export const OpSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 14);
+  messageDesc(file_leveret_v1_agent, 17);
+
+/**
+ * Describes the message leveret.v1.RegistryLogin.
+ * Use `create(RegistryLoginSchema)` to create a new message.
+ */
+export const RegistryLoginSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 18);
+
+/**
+ * Describes the message leveret.v1.PullImage.
+ * Use `create(PullImageSchema)` to create a new message.
+ */
+export const PullImageSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 19);
+
+/**
+ * Describes the message leveret.v1.PruneImages.
+ * Use `create(PruneImagesSchema)` to create a new message.
+ */
+export const PruneImagesSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 20);
+
+/**
+ * Describes the message leveret.v1.PinImage.
+ * Use `create(PinImageSchema)` to create a new message.
+ */
+export const PinImageSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 21);
+
+/**
+ * Describes the message leveret.v1.RemoveImage.
+ * Use `create(RemoveImageSchema)` to create a new message.
+ */
+export const RemoveImageSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 22);
 
 /**
  * Describes the message leveret.v1.StartMachine.
  * Use `create(StartMachineSchema)` to create a new message.
  */
 export const StartMachineSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 15);
+  messageDesc(file_leveret_v1_agent, 23);
 
 /**
  * Describes the message leveret.v1.StopMachine.
  * Use `create(StopMachineSchema)` to create a new message.
  */
 export const StopMachineSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 16);
+  messageDesc(file_leveret_v1_agent, 24);
 
 /**
  * Describes the message leveret.v1.DestroyMachine.
  * Use `create(DestroyMachineSchema)` to create a new message.
  */
 export const DestroyMachineSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 17);
+  messageDesc(file_leveret_v1_agent, 25);
 
 /**
  * Describes the message leveret.v1.MachineSpec.
  * Use `create(MachineSpecSchema)` to create a new message.
  */
 export const MachineSpecSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 18);
+  messageDesc(file_leveret_v1_agent, 26);
 
 /**
  * Describes the message leveret.v1.ResultAck.
  * Use `create(ResultAckSchema)` to create a new message.
  */
 export const ResultAckSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 19);
+  messageDesc(file_leveret_v1_agent, 27);
 
 /**
  * Describes the message leveret.v1.OpenSession.
  * Use `create(OpenSessionSchema)` to create a new message.
  */
 export const OpenSessionSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 20);
+  messageDesc(file_leveret_v1_agent, 28);
 
 /**
  * Describes the message leveret.v1.LogSession.
  * Use `create(LogSessionSchema)` to create a new message.
  */
 export const LogSessionSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 21);
+  messageDesc(file_leveret_v1_agent, 29);
 
 /**
  * Describes the message leveret.v1.MetricsSession.
  * Use `create(MetricsSessionSchema)` to create a new message.
  */
 export const MetricsSessionSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 22);
+  messageDesc(file_leveret_v1_agent, 30);
 
 /**
  * Describes the message leveret.v1.MachineMetrics.
  * Use `create(MachineMetricsSchema)` to create a new message.
  */
 export const MachineMetricsSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 23);
+  messageDesc(file_leveret_v1_agent, 31);
 
 /**
  * Describes the message leveret.v1.VcpuMetrics.
  * Use `create(VcpuMetricsSchema)` to create a new message.
  */
 export const VcpuMetricsSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 24);
+  messageDesc(file_leveret_v1_agent, 32);
 
 /**
  * Describes the message leveret.v1.DeviceMetrics.
  * Use `create(DeviceMetricsSchema)` to create a new message.
  */
 export const DeviceMetricsSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 25);
+  messageDesc(file_leveret_v1_agent, 33);
 
 /**
  * Describes the message leveret.v1.BalloonMetrics.
  * Use `create(BalloonMetricsSchema)` to create a new message.
  */
 export const BalloonMetricsSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 26);
+  messageDesc(file_leveret_v1_agent, 34);
+
+/**
+ * Describes the message leveret.v1.LoadSession.
+ * Use `create(LoadSessionSchema)` to create a new message.
+ */
+export const LoadSessionSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 35);
 
 /**
  * Describes the message leveret.v1.Goodbye.
  * Use `create(GoodbyeSchema)` to create a new message.
  */
 export const GoodbyeSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 27);
+  messageDesc(file_leveret_v1_agent, 36);
 
 /**
  * Describes the enum leveret.v1.Goodbye.Reason.
  */
 export const Goodbye_ReasonSchema = /*@__PURE__*/
-  enumDesc(file_leveret_v1_agent, 27, 0);
+  enumDesc(file_leveret_v1_agent, 36, 0);
 
 /**
  * @generated from enum leveret.v1.Goodbye.Reason
@@ -238,34 +301,48 @@ export const Goodbye_Reason = /*@__PURE__*/
  * Use `create(SessionFrameSchema)` to create a new message.
  */
 export const SessionFrameSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 28);
+  messageDesc(file_leveret_v1_agent, 37);
+
+/**
+ * Describes the message leveret.v1.SessionDataEnd.
+ * Use `create(SessionDataEndSchema)` to create a new message.
+ */
+export const SessionDataEndSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 38);
+
+/**
+ * Describes the message leveret.v1.LoadedImage.
+ * Use `create(LoadedImageSchema)` to create a new message.
+ */
+export const LoadedImageSchema = /*@__PURE__*/
+  messageDesc(file_leveret_v1_agent, 39);
 
 /**
  * Describes the message leveret.v1.SessionCredit.
  * Use `create(SessionCreditSchema)` to create a new message.
  */
 export const SessionCreditSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 29);
+  messageDesc(file_leveret_v1_agent, 40);
 
 /**
  * Describes the message leveret.v1.SessionOpen.
  * Use `create(SessionOpenSchema)` to create a new message.
  */
 export const SessionOpenSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 30);
+  messageDesc(file_leveret_v1_agent, 41);
 
 /**
  * Describes the message leveret.v1.LogChunk.
  * Use `create(LogChunkSchema)` to create a new message.
  */
 export const LogChunkSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 31);
+  messageDesc(file_leveret_v1_agent, 42);
 
 /**
  * Describes the enum leveret.v1.LogChunk.Stream.
  */
 export const LogChunk_StreamSchema = /*@__PURE__*/
-  enumDesc(file_leveret_v1_agent, 31, 0);
+  enumDesc(file_leveret_v1_agent, 42, 0);
 
 /**
  * @generated from enum leveret.v1.LogChunk.Stream
@@ -278,7 +355,7 @@ export const LogChunk_Stream = /*@__PURE__*/
  * Use `create(SessionEndSchema)` to create a new message.
  */
 export const SessionEndSchema = /*@__PURE__*/
-  messageDesc(file_leveret_v1_agent, 32);
+  messageDesc(file_leveret_v1_agent, 43);
 
 /**
  * Describes the enum leveret.v1.MachineState.

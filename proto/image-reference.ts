@@ -2,7 +2,7 @@
  * Image references as people type them, normalised as Docker does (distribution/reference):
  * "busybox" is docker.io/library/busybox:latest, "host:5000/a/b@sha256:…" stays what it is.
  */
-import { LvError } from "../../proto/errors.ts";
+import { LvError } from "./errors.ts";
 
 export type Reference = {
   /** Host with an optional port; "docker.io" for Docker Hub. */
@@ -68,4 +68,24 @@ export function formatReference(reference: Reference): string {
   const name = `${reference.registry}/${reference.repository}`;
   if (reference.digest !== null) return `${name}@${reference.digest}`;
   return `${name}:${reference.tag ?? "latest"}`;
+}
+
+/** As formatReference(parseReference(text)); null for what is no reference. */
+export function normalReference(text: string): string | null {
+  try {
+    return formatReference(parseReference(text));
+  } catch (error) {
+    if (error instanceof LvError && error.reason === "IMAGE_REFERENCE_INVALID") return null;
+    throw error;
+  }
+}
+
+/** A registry as references name it: "ghcr.io", "127.0.0.1:5000", "docker.io". Throws BAD_REQUEST. */
+export function parseRegistry(text: string): string {
+  const host = text.replace(/^https?:\/\//, "").replace(/\/+$/, "");
+  const port = DOMAIN.exec(host)?.[1];
+  if (host.length > 255 || !DOMAIN.test(host) || (port !== undefined && Number(port) > 65_535))
+    throw new LvError("BAD_REQUEST", `"${text.slice(0, 80)}" is not a registry host`);
+  const isHub = host === "index.docker.io" || host === "registry-1.docker.io";
+  return isHub ? "docker.io" : host;
 }

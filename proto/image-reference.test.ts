@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { formatReference, parseReference } from "./reference.ts";
+import { formatReference, parseReference } from "./image-reference.ts";
 
 const HEX = "a".repeat(64);
 

@@ -280,28 +280,6 @@ int lv_balloon_stats(struct lv_vm *vm, uint32_t index,
 	return 0;
 }
 
-int lv_device_stats(struct lv_vm *vm, uint32_t index,
-		    struct lv_device_stats *out)
-{
-	const struct lv_device *device;
-
-	if (index >= vm->device_count)
-		return -ENOENT;
-	device = vm->device[index];
-	*out = (struct lv_device_stats){
-	    .notifies = device->stats.notifies,
-	    .interrupts = device->stats.interrupts,
-	    .requests = device->stats.requests,
-	    .bytes_in = device->stats.bytes_in,
-	    .bytes_out = device->stats.bytes_out,
-	    .malformed = device->stats.malformed,
-	    .dropped = device->stats.dropped,
-	    .errors = device->stats.errors,
-	    .throttled = device->stats.throttled,
-	};
-	return 0;
-}
-
 void lv_board_free(struct lv_vm *vm)
 {
 	while (vm->device_count > 0) {

@@ -197,15 +197,13 @@ struct lv_device {
 	bool active; /* DRIVER_OK and no fault */
 	bool reported;
 
-	struct {
-		_Atomic uint64_t notifies, interrupts, requests, bytes_in,
-		    bytes_out, malformed, dropped, errors, throttled;
-	} stats;
+	struct lv_device_stats stats; /* any thread, by LV_COUNT */
 };
 
-#define LV_COUNT(device, field, n)                                             \
-	((void)atomic_fetch_add_explicit(&(device)->stats.field, (n),          \
-					 memory_order_relaxed))
+/* Counters are u64s that stand alone: no order, and no lock to read them. */
+#define LV_ADD(counter, n)                                                     \
+	((void)__atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED))
+#define LV_COUNT(device, field, n) LV_ADD((device)->stats.field, n)
 
 /* Opens the eventfds; everything else was set by the device's constructor. */
 int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
@@ -398,9 +396,7 @@ struct lv_vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool started;
-	struct {
-		_Atomic uint64_t pio, mmio, intr, other;
-	} exits;
+	struct lv_vcpu_stats stats;
 };
 
 struct lv_vm {

@@ -36,6 +36,15 @@ test("what is set is taken", () => {
   expect(config.capacity.memoryMib).toBe(64);
 });
 
+test("machines on a bridge need its name and their jails", () => {
+  const tap = { LEVERET_NET: "tap", LEVERET_BRIDGE: "br0" };
+  expect(loadAgentConfig(tap)).toMatchObject({ passt: null, bridge: "br0", resolver: null });
+  const resolver = "9.9.9.9";
+  expect(loadAgentConfig({ ...tap, LEVERET_RESOLVER: resolver }).resolver).toBe(resolver);
+  expect(() => loadAgentConfig({ LEVERET_NET: "tap" })).toThrow(/^LEVERET_BRIDGE="": expected/);
+  expect(() => loadAgentConfig({ ...tap, LEVERET_JAIL: "off" })).toThrow(/only with LEVERET_JAIL/);
+});
+
 const WRONG: [string, string, string][] = [
   ["CONTROL_PLANE_GRPC_ADDR", "localhost", "host:port"],
   ["CONTROL_PLANE_GRPC_ADDR", "localhost:99999", "host:port"],
@@ -47,6 +56,8 @@ const WRONG: [string, string, string][] = [
   ["LEVERET_KERNEL_DIRS", "/a:b", "absolute paths with ':' between"],
   ["LEVERET_KVM_KIND", "soft", '"direct" or "lab"'],
   ["LEVERET_INSECURE_LINK", "yes", "0 or 1"],
+  ["LEVERET_NET", "slirp", '"passt", "tap" or "none"'],
+  ["LEVERET_RESOLVER", "dns.example", "an IPv4 address"],
   ["LEVERET_LOG_LEVEL", "loud", "trace, debug, info, warn, error, fatal, silent"],
 ];
 for (const [name, value, wanted] of WRONG)

@@ -53,6 +53,8 @@ export type NetConfig = {
   /** A TAP interface's name or the path of a user-mode stack's socket. */
   kind: "tap" | "socket";
   name: string;
+  /** Open already, duplicated by the shim; the name is for messages then. */
+  fd?: number;
   mac: Uint8Array;
   mtu: number;
   /** Into the guest. */

@@ -347,7 +347,7 @@ export class Vm {
   addNet(config: NetConfig): number {
     const at = abi.NET_CONFIG;
     const view = deviceStruct(at, config);
-    view.setInt32(at.fd, -1, true);
+    view.setInt32(at.fd, config.fd ?? -1, true);
     view.setUint32(at.flags, config.kind === "tap" ? abi.NET_TAP : 0, true);
     setLimit(view, at.rx, config.rx);
     setLimit(view, at.tx, config.tx);

@@ -243,13 +243,14 @@ function addDevices(
         break;
       }
       case "net": {
-        const { kind, name, mac, mtu, rx = {}, tx = {} } = device.network;
+        const { kind, name, fd, mac, mtu, rx = {}, tx = {} } = device.network;
         const octets = Uint8Array.from(mac.split(":"), (octet) => Number.parseInt(octet, 16));
         addNet(vm, {
           base,
           gsi,
           kind: kind === "tap" ? kind : "socket",
           name,
+          ...(fd === undefined ? {} : { fd }),
           mac: octets,
           mtu,
           rx,

@@ -110,6 +110,7 @@ function network(value: unknown, field: string): VmmNetwork {
       kind === "tap"
         ? matching(from["name"], named("name"), /^[\w.-]{1,15}$/, "an interface's name")
         : path(from["name"], named("name")),
+    ...(from["fd"] === undefined ? {} : { fd: integer(from["fd"], named("fd"), 3, 4_095) }),
     mac: matching(from["mac"], named("mac"), /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/, "an address"),
     mtu: integer(from["mtu"], named("mtu"), 68, 65_535),
     address: matching(

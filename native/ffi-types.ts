@@ -26,6 +26,8 @@ export type SerialConfig = {
   /** Bytes ever written to outFd; 0 = no limit. */
   outLimit: number;
 };
+/** outFd and outLimit as the serial port's. */
+export type ConsoleConfig = { base: number; gsi: number; outFd: number; outLimit: number };
 export type PowerConfig = { port: number; powerOff: number; reset: number };
 export type BlkConfig = {
   base: number;

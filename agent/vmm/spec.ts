@@ -8,8 +8,8 @@ import { CPU_TEMPLATES, type CpuTemplate, VMM_EXIT } from "../../proto/vmm.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { VmmError } from "./errors.ts";
 
-/** Of 16 devices; the rest are vsock, rng and balloon. */
-export const DISKS_MAX = 11;
+/** Of 16 devices; the rest are console, vsock, rng and balloon. */
+export const DISKS_MAX = 10;
 export const NETWORKS_MAX = 2;
 const KERNEL_ARGS_MAX_LENGTH = 1_500;
 

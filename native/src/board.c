@@ -195,6 +195,7 @@ static int plug(struct lv_vm *vm, struct lv_device *device, int error,
 
 ADD_DEVICE(balloon)
 ADD_DEVICE(blk)
+ADD_DEVICE(console)
 ADD_DEVICE(net)
 ADD_DEVICE(rng)
 ADD_DEVICE(vsock)

@@ -278,6 +278,9 @@ int lv_balloon_new(const struct lv_balloon_config *config,
 /* Any thread. */
 void lv_balloon_resize(struct lv_device *device, uint32_t pages);
 void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out);
+int lv_console_new(const struct lv_console_config *config,
+		   const struct lv_mem *mem, struct lv_events *events,
+		   struct lv_device **out);
 int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,

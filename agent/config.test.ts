@@ -28,12 +28,14 @@ test("what is set is taken", () => {
     LEVERET_HOST_LABELS: "zone=a, rack=7",
     LEVERET_KERNEL_DIRS: "/a:/b",
     LEVERET_MEMORY_MIB: "64",
+    LEVERET_IO_MAX: "rbps=1048576,wiops=100",
   });
   expect(config.controlPlaneAddr).toBe("[::1]:9");
   expect(config.insecureLink).toBe(true);
   expect(config.labels).toEqual({ zone: "a", rack: "7" });
   expect(config.kernelDirs).toEqual(["/a", "/b"]);
   expect(config.capacity.memoryMib).toBe(64);
+  expect(config.ioMax).toBe("rbps=1048576 wiops=100");
 });
 
 test("machines on a bridge need its name and their jails", () => {
@@ -56,6 +58,8 @@ const WRONG: [string, string, string][] = [
   ["LEVERET_KERNEL_DIRS", "/a:b", "absolute paths with ':' between"],
   ["LEVERET_KVM_KIND", "soft", '"direct" or "lab"'],
   ["LEVERET_INSECURE_LINK", "yes", "0 or 1"],
+  ["LEVERET_IO_MAX", "rbps=fast", "rbps=N,wbps=N,riops=N,wiops=N, or some of them"],
+  ["LEVERET_IO_MAX", "rbps=1,rbps=2", "rbps=N,wbps=N,riops=N,wiops=N, or some of them"],
   ["LEVERET_NET", "slirp", '"passt", "tap" or "none"'],
   ["LEVERET_RESOLVER", "dns.example", "an IPv4 address"],
   ["LEVERET_LOG_LEVEL", "loud", "trace, debug, info, warn, error, fatal, silent"],

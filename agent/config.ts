@@ -40,6 +40,8 @@ export type AgentConfig = {
   uidBase: number;
   /** VMM processes started ahead of their machines; only with jails. */
   poolSize: number;
+  /** cgroup v2's io.max for each machine on the disk it is on: "rbps=1048576"; "" = none. */
+  ioMax: string;
   /** As written; the image pipeline parses them. */
   registryMirrors: string;
   registryInsecure: string;
@@ -167,6 +169,17 @@ function network(env: Environment): Network {
   }
 }
 
+function ioMax(env: Environment): string {
+  const name = "LEVERET_IO_MAX";
+  const value = text(env, name, "");
+  if (value === "") return "";
+  const pairs = value.split(",");
+  const keys = pairs.map((pair) => /^([rw](?:bps|iops))=[1-9]\d{0,14}$/.exec(pair)?.[1]);
+  if (keys.includes(undefined) || new Set(keys).size < keys.length)
+    throw invalid(name, value, "rbps=N,wbps=N,riops=N,wiops=N, or some of them");
+  return pairs.join(" ");
+}
+
 /** Throws CONFIG_INVALID. */
 export function loadAgentConfig(env: Environment): AgentConfig {
   const dir = absolute(env, "LEVERET_AGENT_DIR") ?? "/var/lib/leveret/agent";
@@ -223,6 +236,7 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     jail: jail === "on",
     uidBase,
     poolSize,
+    ioMax: ioMax(env),
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
     registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
     registryAuthFile: absolute(env, "LEVERET_REGISTRY_AUTH_FILE"),

@@ -17,6 +17,7 @@ import { readAuthFile } from "./images/registry-auth.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
 import { Cgroups } from "./runtime/cgroup.ts";
+import { diskDeviceOf } from "./runtime/disk-device.ts";
 import { checkJail, Jail } from "./runtime/jail.ts";
 import { findKernelPackage } from "./kernel/package.ts";
 import { runLink } from "./link/client.ts";
@@ -107,7 +108,10 @@ function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): D
   }
   checkJail();
   const { uidBase, poolSize } = config;
-  const cgroups = Cgroups.open(log);
+  const cgroups = Cgroups.open(
+    log,
+    config.ioMax === "" ? null : { device: diskDeviceOf(dir), max: config.ioMax },
+  );
   const jail = new Jail({ dir, uidBase, cgroups, bridge: config.bridge });
   return new KvmDriver({ dir, clock, log, jail, passt, bridge, poolSize });
 }

@@ -4,7 +4,6 @@
  * which takes two exits for each byte; but it comes up later.
  */
 #include <errno.h>
-#include <stdlib.h>
 
 #include "lv.h"
 
@@ -58,8 +57,7 @@ static void settle(struct lv_device *device)
 static void destroy(struct lv_device *device)
 {
 	lv_output_free(&((struct console *)device)->output);
-	lv_device_fini(device);
-	free(device);
+	lv_device_free(device);
 }
 
 static const struct lv_device_ops console_ops = {
@@ -73,21 +71,17 @@ int lv_console_new(const struct lv_console_config *config,
 		   const struct lv_mem *mem, struct lv_events *events,
 		   struct lv_device **out)
 {
-	struct console *console = calloc(1, sizeof(*console));
+	struct console *console = lv_device_new(sizeof(*console), &console_ops,
+						QUEUES, mem, events, 0);
 	int error;
 
 	if (console == NULL)
-		return -ENOMEM;
+		return -errno;
 	error =
 	    lv_output_init(&console->output, config->out_fd, config->out_limit);
-	if (error == 0)
-		error = lv_device_init(&console->device, &console_ops, QUEUES,
-				       mem, events, 0);
-	if (error < 0) {
-		lv_output_free(&console->output);
-		free(console);
-		return error;
-	}
-	*out = &console->device;
-	return 0;
+	if (error < 0)
+		lv_device_free(&console->device);
+	else
+		*out = &console->device;
+	return error;
 }

@@ -211,6 +211,12 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 		   struct lv_events *events, uint64_t features);
 /* The common half of ops->destroy. */
 void lv_device_fini(struct lv_device *device);
+/* The same for a device that starts a struct of so many bytes of zeros; NULL
+ * and errno. */
+void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
+		    uint32_t queues, const struct lv_mem *mem,
+		    struct lv_events *events, uint64_t features);
+void lv_device_free(struct lv_device *device);
 /* Register accesses of len bytes at base + offset. vCPU threads. */
 void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		  uint32_t len);

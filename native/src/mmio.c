@@ -14,6 +14,7 @@
  * interrupt registers are atomics: acknowledging never waits for a disk.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -98,6 +99,29 @@ void lv_device_fini(struct lv_device *device)
 	if (device->irq_fd >= 0)
 		(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
+}
+
+void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
+		    uint32_t queues, const struct lv_mem *mem,
+		    struct lv_events *events, uint64_t features)
+{
+	struct lv_device *device = calloc(1, bytes);
+	int error;
+
+	if (device == NULL)
+		return NULL;
+	error = lv_device_init(device, ops, queues, mem, events, features);
+	if (error == 0)
+		return device;
+	free(device);
+	errno = -error;
+	return NULL;
+}
+
+void lv_device_free(struct lv_device *device)
+{
+	lv_device_fini(device);
+	free(device);
 }
 
 static void interrupt(struct lv_device *device, uint32_t cause)

@@ -452,8 +452,7 @@ static void destroy(struct lv_device *device)
 {
 	reset(device);
 	lv_vsock_unlisten((struct lv_vsock *)device);
-	lv_device_fini(device);
-	free(device);
+	lv_device_free(device);
 }
 
 static const struct lv_device_ops vsock_ops = {
@@ -475,24 +474,18 @@ int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
 	    len == 0 || len == sizeof(config->path))
 		return -EINVAL;
-	vsock = calloc(1, sizeof(*vsock));
+	vsock =
+	    lv_device_new(sizeof(*vsock), &vsock_ops, QUEUES, mem, events, 0);
 	if (vsock == NULL)
-		return -ENOMEM;
-	error =
-	    lv_device_init(&vsock->device, &vsock_ops, QUEUES, mem, events, 0);
-	if (error < 0) {
-		free(vsock);
-		return error;
-	}
+		return -errno;
 	vsock->guest_cid = config->guest_cid;
 	memcpy(vsock->path, config->path, len);
 	memcpy(vsock->device.config, &vsock->guest_cid, sizeof(uint64_t));
 	vsock->device.config_bytes = sizeof(uint64_t);
 	error = lv_vsock_listen(vsock);
-	if (error < 0) {
+	if (error < 0)
 		destroy(&vsock->device);
-		return error;
-	}
-	*out = &vsock->device;
-	return 0;
+	else
+		*out = &vsock->device;
+	return error;
 }

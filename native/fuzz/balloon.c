@@ -50,6 +50,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	 * somebody asks for the next. */
 	static const struct target target = {.make = make,
 					     .header = header,
+					     .header_bytes = 16,
 					     .host = host,
 					     .filled = 8,
 					     .held = 1};

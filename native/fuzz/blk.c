@@ -112,8 +112,11 @@ static void end(struct fuzz *fuzz)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	/* As many as its ring has requests for. */
-	static const struct target target = {
-	    .make = make, .header = header, .held = 64, .end = end};
+	static const struct target target = {.make = make,
+					     .header = header,
+					     .header_bytes = 16,
+					     .held = 64,
+					     .end = end};
 
 	return fuzz_device(&target, data, size);
 }

@@ -47,8 +47,11 @@ static void end(struct fuzz *fuzz)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct target target = {
-	    .make = make, .header = header, .filled = 1, .end = end};
+	static const struct target target = {.make = make,
+					     .header = header,
+					     .header_bytes = 20,
+					     .filled = 1,
+					     .end = end};
 
 	return fuzz_device(&target, data, size);
 }

@@ -186,9 +186,9 @@ static uint32_t make_parts(struct fuzz *fuzz, uint32_t queue,
 		parts[i].addr = data_address(fuzz, parts[i].len);
 		parts[i].flags = i >= readable ? WRITE : 0;
 	}
-	/* Room for a header and a status: what most requests have. */
-	if ((shape & 0x40) == 0 && readable > 0 && parts[0].len < 16)
-		parts[0].len = 16;
+	/* A header and a status of their own: what most requests have. */
+	if ((shape & 0x40) == 0 && readable > 0)
+		parts[0].len = fuzz->target->header_bytes;
 	if ((shape & 0x20) != 0 && writable > 0)
 		parts[count - 1].len = 1;
 	return count;
@@ -423,6 +423,7 @@ static void check_events(struct fuzz *fuzz)
 
 int fuzz_device(const struct target *target, const uint8_t *data, size_t size)
 {
+	static const uint32_t nums[] = {1, 2, 4, 8, 16, 32, 128, 256};
 	static struct fuzz fuzz;
 	uint8_t choice;
 
@@ -432,9 +433,7 @@ int fuzz_device(const struct target *target, const uint8_t *data, size_t size)
 	fuzz.script = (struct script){data, size};
 	memory_reset(&fuzz.mem);
 	choice = take8(&fuzz.script);
-	fuzz.num = 1u << (choice & 7u) % 6u; /* 1..32 */
-	if (choice == 0xff)
-		fuzz.num = LV_QUEUE_MAX;
+	fuzz.num = nums[choice & 7u];
 	if (target->make(&fuzz) < 0)
 		return 0;
 	fuzz.features = fuzz.device->features;

@@ -100,6 +100,7 @@ struct target {
 	int (*make)(struct fuzz *fuzz);
 	/* The start of a request; returns its bytes. NULL = none. */
 	uint32_t (*header)(struct fuzz *fuzz, uint32_t queue, uint8_t *out);
+	uint32_t header_bytes; /* that most requests begin with */
 	/* Something happens on the host's side. NULL = nothing. */
 	void (*host)(struct fuzz *fuzz, uint8_t what);
 	/* Queues whose chains the device fills: bit per queue. */

@@ -14,9 +14,9 @@
 #define GSI_MAX	     24u
 #define I8042_PORT   0x64u
 #define I8042_RESET  0xfeu
-#define SERIAL_PORTS 8
+#define SERIAL_PORTS 8u
 
-static bool serial_at(const struct lv_vm *vm, uint16_t port)
+static bool serial_at(const struct lv_vm *vm, uint32_t port)
 {
 	return vm->has_serial && port >= vm->serial.port &&
 	       port < vm->serial.port + SERIAL_PORTS;
@@ -37,15 +37,10 @@ void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
 	if (serial_at(vm, port)) {
 		/* The bus splits wider accesses into bytes at port, port + 1…
 		 */
-		for (uint32_t i = 0; i < size; i++) {
-			uint16_t at = (uint16_t)(port + i);
-
-			if (serial_at(vm, at))
-				lv_serial_write(
-				    &vm->serial,
-				    (uint16_t)(at - vm->serial.port),
-				    (uint8_t)(value >> (8 * i)));
-		}
+		for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++)
+			lv_serial_write(&vm->serial,
+					(uint16_t)(port + i - vm->serial.port),
+					(uint8_t)(value >> (8 * i)));
 	} else if (vm->has_debug && port == vm->debug_port) {
 		struct lv_event event = {
 		    .kind = LV_EVENT_DEBUG, .vcpu = vcpu, .value = byte};
@@ -63,20 +58,16 @@ void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
 
 uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size)
 {
-	uint32_t value = 0;
+	uint32_t value = UINT32_MAX;
 
 	if (vm->has_power && port == vm->power.port)
 		return 0; /* sleep status: nothing woke us */
-	if (!serial_at(vm, port))
-		return UINT32_MAX;
-	for (uint32_t i = 0; i < size; i++) {
-		uint16_t at = (uint16_t)(port + i);
-		uint32_t byte = 0xff;
+	for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++) {
+		uint32_t at = port + i - vm->serial.port;
 
-		if (serial_at(vm, at))
-			byte = lv_serial_read(&vm->serial,
-					      (uint16_t)(at - vm->serial.port));
-		value |= byte << (8 * i);
+		value &= ~(0xffu << (8 * i));
+		value |= (uint32_t)lv_serial_read(&vm->serial, (uint16_t)at)
+			 << (8 * i);
 	}
 	return value;
 }
@@ -252,32 +243,26 @@ int lv_debug_add(struct lv_vm *vm, uint16_t port)
 	return 0;
 }
 
-static struct lv_device *balloon_at(const struct lv_vm *vm, uint32_t index)
+static bool is_balloon(const struct lv_vm *vm, uint32_t index)
 {
-	if (index >= vm->device_count ||
-	    vm->device[index]->ops->id != LV_BALLOON_ID)
-		return NULL;
-	return vm->device[index];
+	return index < vm->device_count &&
+	       vm->device[index]->ops->id == LV_BALLOON_ID;
 }
 
 int lv_balloon_set(struct lv_vm *vm, uint32_t index, uint32_t pages)
 {
-	struct lv_device *device = balloon_at(vm, index);
-
-	if (device == NULL)
+	if (!is_balloon(vm, index))
 		return -ENOENT;
-	lv_balloon_resize(device, pages);
+	lv_balloon_resize(vm->device[index], pages);
 	return 0;
 }
 
 int lv_balloon_stats(struct lv_vm *vm, uint32_t index,
 		     struct lv_balloon_stats *out)
 {
-	struct lv_device *device = balloon_at(vm, index);
-
-	if (device == NULL)
+	if (!is_balloon(vm, index))
 		return -ENOENT;
-	lv_balloon_read(device, out);
+	lv_balloon_read(vm->device[index], out);
 	return 0;
 }
 

@@ -21,6 +21,7 @@ export const JOBS = ["randread", "seqread", "send", "receive"] as const;
 export type Job = (typeof JOBS)[number];
 
 const TOOLS = ["fio", "iperf3"] as const;
+const APPLETS = ["sh", "cut", "tr", "tail", "grep", "rm", "echo"] as const;
 export const BLOCK_SECONDS = 3;
 export const NET_SECONDS = 3;
 
@@ -83,11 +84,11 @@ export function checkTools(): void {
 export function toolsImage(cacheDir: string): string {
   const programs = TOOLS.map((tool) => Bun.which(tool) ?? "");
   const versions = programs.map((program) => Bun.hash(readFileSync(program)).toString(36));
-  const scripts = Bun.hash(JSON.stringify(SCRIPTS)).toString(36);
+  const scripts = Bun.hash(JSON.stringify([SCRIPTS, APPLETS])).toString(36);
   const path = join(cacheDir, "bench", `tools-${[...versions, scripts].join("-")}.squashfs`);
   if (existsSync(path)) return path;
   const root = join(cacheDir, "bench", `root-${process.pid}`);
-  for (const name of ["bin", "dev", "proc", "sys", "tmp", "jobs"])
+  for (const name of ["bin", "dev", "etc", "proc", "sys", "tmp", "jobs"])
     mkdirSync(join(root, name), { recursive: true });
   const put = (source: string, target: string): void => {
     mkdirSync(dirname(join(root, target)), { recursive: true });
@@ -95,8 +96,7 @@ export function toolsImage(cacheDir: string): string {
     chmodSync(join(root, target), 0o755);
   };
   put("/bin/busybox", "bin/busybox");
-  for (const applet of ["sh", "cut", "tr", "tail", "grep"])
-    run(["ln", "-sf", "busybox", join(root, "bin", applet)]);
+  for (const applet of APPLETS) run(["ln", "-sf", "busybox", join(root, "bin", applet)]);
   for (const program of programs) {
     put(program, `bin/${basename(program)}`);
     for (const [, library = ""] of run(["ldd", program]).matchAll(/(\/\S+) \(0x/g))

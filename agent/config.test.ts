@@ -28,12 +28,23 @@ test("what is set is taken", () => {
     LEVERET_HOST_LABELS: "zone=a, rack=7",
     LEVERET_KERNEL_DIRS: "/a:/b",
     LEVERET_MEMORY_MIB: "64",
+    LEVERET_IO_MAX: "rbps=1048576,wiops=100",
   });
   expect(config.controlPlaneAddr).toBe("[::1]:9");
   expect(config.insecureLink).toBe(true);
   expect(config.labels).toEqual({ zone: "a", rack: "7" });
   expect(config.kernelDirs).toEqual(["/a", "/b"]);
   expect(config.capacity.memoryMib).toBe(64);
+  expect(config.ioMax).toBe("rbps=1048576 wiops=100");
+});
+
+test("machines on a bridge need its name and their jails", () => {
+  const tap = { LEVERET_NET: "tap", LEVERET_BRIDGE: "br0" };
+  expect(loadAgentConfig(tap)).toMatchObject({ passt: null, bridge: "br0", resolver: null });
+  const resolver = "9.9.9.9";
+  expect(loadAgentConfig({ ...tap, LEVERET_RESOLVER: resolver }).resolver).toBe(resolver);
+  expect(() => loadAgentConfig({ LEVERET_NET: "tap" })).toThrow(/^LEVERET_BRIDGE="": expected/);
+  expect(() => loadAgentConfig({ ...tap, LEVERET_JAIL: "off" })).toThrow(/only with LEVERET_JAIL/);
 });
 
 const WRONG: [string, string, string][] = [
@@ -47,6 +58,10 @@ const WRONG: [string, string, string][] = [
   ["LEVERET_KERNEL_DIRS", "/a:b", "absolute paths with ':' between"],
   ["LEVERET_KVM_KIND", "soft", '"direct" or "lab"'],
   ["LEVERET_INSECURE_LINK", "yes", "0 or 1"],
+  ["LEVERET_IO_MAX", "rbps=fast", "rbps=N,wbps=N,riops=N,wiops=N, or some of them"],
+  ["LEVERET_IO_MAX", "rbps=1,rbps=2", "rbps=N,wbps=N,riops=N,wiops=N, or some of them"],
+  ["LEVERET_NET", "slirp", '"passt", "tap" or "none"'],
+  ["LEVERET_RESOLVER", "dns.example", "an IPv4 address"],
   ["LEVERET_LOG_LEVEL", "loud", "trace, debug, info, warn, error, fatal, silent"],
 ];
 for (const [name, value, wanted] of WRONG)

@@ -4,6 +4,7 @@
  */
 import { statfsSync } from "node:fs";
 import { availableParallelism, homedir, hostname, totalmem } from "node:os";
+import { isIPv4 } from "node:net";
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { LvError } from "../proto/errors.ts";
 
@@ -29,12 +30,18 @@ export type AgentConfig = {
   kvmKind: "direct" | "lab";
   /** The path of passt, each machine's way out; null = machines have no network. */
   passt: string | null;
+  /** In its place: the bridge that machines get interfaces on; null = none. */
+  bridge: string | null;
+  /** What machines on the bridge are told to ask for names; null = what the host asks. */
+  resolver: string | null;
   /** Machines in jails; off = as the agent's own user, for trials without root. */
   jail: boolean;
   /** First of 65,536 user numbers for machines that nobody else uses. */
   uidBase: number;
   /** VMM processes started ahead of their machines; only with jails. */
   poolSize: number;
+  /** cgroup v2's io.max for each machine on the disk it is on: "rbps=1048576"; "" = none. */
+  ioMax: string;
   /** As written; the image pipeline parses them. */
   registryMirrors: string;
   registryInsecure: string;
@@ -134,14 +141,43 @@ function freeDiskMib(dir: string): number {
   }
 }
 
-function networkProgram(env: Environment): string | null {
+type Network = Pick<AgentConfig, "passt" | "bridge" | "resolver">;
+
+function network(env: Environment): Network {
   const name = "LEVERET_NET";
   const program = Bun.which("passt");
   const value = text(env, name, program === null ? "none" : "passt");
-  if (value !== "passt" && value !== "none") throw invalid(name, value, '"passt" or "none"');
-  if (value === "passt" && program === null)
-    throw new LvError("CONFIG_INVALID", "LEVERET_NET=passt: apt-get install passt");
-  return value === "none" ? null : program;
+  const bridge = text(env, "LEVERET_BRIDGE", "");
+  const resolver = text(env, "LEVERET_RESOLVER", "");
+  if (resolver !== "" && !isIPv4(resolver))
+    throw invalid("LEVERET_RESOLVER", resolver, "an IPv4 address");
+  switch (value) {
+    case "none":
+      return { passt: null, bridge: null, resolver: null };
+    case "passt":
+      if (program === null)
+        throw new LvError("CONFIG_INVALID", "LEVERET_NET=passt: apt-get install passt");
+      return { passt: program, bridge: null, resolver: null };
+    case "tap":
+      if (!/^[\w.-]{1,15}$/.test(bridge))
+        throw invalid("LEVERET_BRIDGE", bridge, "the name of a bridge, as LEVERET_NET=tap");
+      if (text(env, "LEVERET_JAIL", "on") !== "on")
+        throw new LvError("CONFIG_INVALID", "LEVERET_NET=tap: only with LEVERET_JAIL=on");
+      return { passt: null, bridge, resolver: resolver === "" ? null : resolver };
+    default:
+      throw invalid(name, value, '"passt", "tap" or "none"');
+  }
+}
+
+function ioMax(env: Environment): string {
+  const name = "LEVERET_IO_MAX";
+  const value = text(env, name, "");
+  if (value === "") return "";
+  const pairs = value.split(",");
+  const keys = pairs.map((pair) => /^([rw](?:bps|iops))=[1-9]\d{0,14}$/.exec(pair)?.[1]);
+  if (keys.includes(undefined) || new Set(keys).size < keys.length)
+    throw invalid(name, value, "rbps=N,wbps=N,riops=N,wiops=N, or some of them");
+  return pairs.join(" ");
 }
 
 /** Throws CONFIG_INVALID. */
@@ -196,10 +232,11 @@ export function loadAgentConfig(env: Environment): AgentConfig {
     kernelDirs,
     kernelArgs: text(env, "LEVERET_KERNEL_ARGS", ""),
     kvmKind,
-    passt: networkProgram(env),
+    ...network(env),
     jail: jail === "on",
     uidBase,
     poolSize,
+    ioMax: ioMax(env),
     registryMirrors: text(env, "LEVERET_REGISTRY_MIRRORS", ""),
     registryInsecure: text(env, "LEVERET_REGISTRY_INSECURE", ""),
     registryAuthFile: absolute(env, "LEVERET_REGISTRY_AUTH_FILE"),

@@ -17,6 +17,7 @@ import { readAuthFile } from "./images/registry-auth.ts";
 import { parseInsecure, parseMirrors } from "./images/registry-config.ts";
 import type { Images } from "./images/types.ts";
 import { Cgroups } from "./runtime/cgroup.ts";
+import { diskDeviceOf } from "./runtime/disk-device.ts";
 import { checkJail, Jail } from "./runtime/jail.ts";
 import { findKernelPackage } from "./kernel/package.ts";
 import { runLink } from "./link/client.ts";
@@ -26,6 +27,7 @@ import { Fleet } from "./runtime/fleet.ts";
 import { Journal } from "./runtime/journal.ts";
 import { HostKernels, type Kernels } from "./runtime/kernels.ts";
 import { KvmDriver } from "./runtime/kvm-driver.ts";
+import { openBridge } from "./runtime/tap.ts";
 import { lockDirectory } from "./runtime/lock.ts";
 
 /** How often the disk of the images is looked at; a pull looks for itself. */
@@ -97,14 +99,21 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
 
 function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): Driver {
   const { passt } = config;
-  if (passt === null) log.info("machines have no network: LEVERET_NET=none, or no passt");
+  const bridge = config.bridge === null ? null : openBridge(config.bridge, config.resolver);
+  if (passt === null && bridge === null)
+    log.info("machines have no network: LEVERET_NET=none, or no passt");
   if (!config.jail) {
     log.warn("LEVERET_JAIL=off: machines run as the agent's own user and see what it sees");
     return new KvmDriver({ dir, clock, log, passt });
   }
   checkJail();
-  const jail = new Jail({ dir, uidBase: config.uidBase, cgroups: Cgroups.open(log) });
-  return new KvmDriver({ dir, clock, log, jail, passt, poolSize: config.poolSize });
+  const { uidBase, poolSize } = config;
+  const cgroups = Cgroups.open(
+    log,
+    config.ioMax === "" ? null : { device: diskDeviceOf(dir), max: config.ioMax },
+  );
+  const jail = new Jail({ dir, uidBase, cgroups, bridge: config.bridge });
+  return new KvmDriver({ dir, clock, log, jail, passt, bridge, poolSize });
 }
 
 type ImageParts = Pick<ImageStoreOptions, "clock" | "log" | "roots">;

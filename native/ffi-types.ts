@@ -26,6 +26,8 @@ export type SerialConfig = {
   /** Bytes ever written to outFd; 0 = no limit. */
   outLimit: number;
 };
+/** outFd and outLimit as the serial port's. */
+export type ConsoleConfig = { base: number; gsi: number; outFd: number; outLimit: number };
 export type PowerConfig = { port: number; powerOff: number; reset: number };
 export type BlkConfig = {
   base: number;
@@ -53,6 +55,8 @@ export type NetConfig = {
   /** A TAP interface's name or the path of a user-mode stack's socket. */
   kind: "tap" | "socket";
   name: string;
+  /** Open already, duplicated by the shim; the name is for messages then. */
+  fd?: number;
   mac: Uint8Array;
   mtu: number;
   /** Into the guest. */

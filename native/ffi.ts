@@ -14,10 +14,12 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import * as abi from "./abi.gen.ts";
+import { ShimError } from "./shim-error.ts";
 import type {
   VmConfig,
   Region,
   VcpuState,
+  ConsoleConfig,
   SerialConfig,
   PowerConfig,
   BlkConfig,
@@ -35,6 +37,7 @@ import type {
 } from "./ffi-types.ts";
 
 export type * from "./ffi-types.ts";
+export { ShimError };
 
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
@@ -63,6 +66,7 @@ const SYMBOLS = {
   lv_balloon_set: { args: ["ptr", "u32", "u32"], returns: "i32" },
   lv_balloon_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
   lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_console_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_net_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
@@ -80,27 +84,6 @@ const SYMBOLS = {
 
 /** The loaded library's functions, each as in leveret.h. */
 export type Shim = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
-
-/** A call of the shim failed; `errno` is positive, as in errno.h. */
-export class ShimError extends Error {
-  override readonly name = "ShimError";
-  readonly call: string;
-  readonly errno: number;
-  readonly code: string;
-
-  constructor(call: string, errno: number, detail = "") {
-    const code = errnoName(errno);
-    super(`${call}: ${code} (${errno})${detail === "" ? "" : `: ${detail}`}`);
-    this.call = call;
-    this.errno = errno;
-    this.code = code;
-  }
-}
-
-function errnoName(errno: number): string {
-  for (const [name, value] of Object.entries(constants.errno)) if (value === errno) return name;
-  return "errno";
-}
 
 /** Throws ShimError for a negative result, else returns it. */
 function check(call: string, result: number): number {
@@ -347,7 +330,7 @@ export class Vm {
   addNet(config: NetConfig): number {
     const at = abi.NET_CONFIG;
     const view = deviceStruct(at, config);
-    view.setInt32(at.fd, -1, true);
+    view.setInt32(at.fd, config.fd ?? -1, true);
     view.setUint32(at.flags, config.kind === "tap" ? abi.NET_TAP : 0, true);
     setLimit(view, at.rx, config.rx);
     setLimit(view, at.tx, config.tx);
@@ -355,6 +338,16 @@ export class Vm {
     view.setUint16(at.mtu, config.mtu, true);
     setText(view, at.name, abi.NET_NAME_BYTES, 1, config.name);
     return check("lv_net_add", this.#shim.lv_net_add(this.#vm, asBytes(view)));
+  }
+
+  addConsole(config: ConsoleConfig): number {
+    const at = abi.CONSOLE_CONFIG;
+    const view = struct(at.bytes);
+    view.setUint32(at.gsi, config.gsi, true);
+    setU64(view, at.base, config.base);
+    view.setInt32(at.outFd, config.outFd, true);
+    setU64(view, at.outLimit, config.outLimit);
+    return check("lv_console_add", this.#shim.lv_console_add(this.#vm, asBytes(view)));
   }
 
   addBalloon(config: BalloonConfig): number {

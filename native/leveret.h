@@ -121,9 +121,9 @@ struct lv_limit {
 };
 
 /* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
- * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 4 rng, 5
- * balloon, 19 vsock. Each lv_*_add of one returns the device's index, 0 for the
- * first. */
+ * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 3 console, 4
+ * rng, 5 balloon, 19 vsock. Each lv_*_add of one returns the device's index, 0
+ * for the first. */
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
@@ -155,6 +155,17 @@ struct lv_net_config {
 };
 #define LV_NET_TAP 1u /* else the socket */
 int lv_net_add(struct lv_vm *vm, const struct lv_net_config *config);
+
+/* One port, output only: bounded as the serial port's. */
+struct lv_console_config {
+	uint32_t size;
+	uint32_t gsi;
+	uint64_t base;
+	int32_t out_fd; /* dup'ed; -1 = discard */
+	uint32_t reserved;
+	uint64_t out_limit; /* bytes ever written to out_fd; 0 = no limit */
+};
+int lv_console_add(struct lv_vm *vm, const struct lv_console_config *config);
 
 struct lv_rng_config {
 	uint32_t size;

@@ -55,6 +55,8 @@ export type VmmNetwork = {
   /** tap: an interface of the host, by name. passt: a user-mode stack, by its socket's path. */
   kind: "tap" | "passt";
   name: string;
+  /** tap: open already, and inherited as this descriptor; absent = opened by its name. */
+  fd?: number;
   /** "02:00:00:00:00:01" */
   mac: string;
   mtu: number;
@@ -168,6 +170,9 @@ export type VmmMetrics = {
 
 /** Pushed to every client: at once after it connects, then at each change. */
 export type VmmPush = { status: VmmStatus };
+
+/** The descriptor of the interface that native/jail made (TAP_FD there). */
+export const TAP_FD = 3;
 
 /** Exit codes of the VMM process. Everything but `ended` leaves a VmmLastError line. */
 export const VMM_EXIT = {

@@ -15,7 +15,7 @@ function mount(controllers: string): string {
 test("a machine's group has the limits of the controllers that are there", () => {
   const root = mount("cpuset cpu memory");
   try {
-    const groups = Cgroups.open(silentLog(), root);
+    const groups = Cgroups.open(silentLog(), null, root);
     const dir = groups?.make({ machineId: "mch_1", cpus: 2, memoryMib: 128 }) ?? "";
     expect(dir).toBe(join(root, "leveret", "mch_1"));
     expect(readFileSync(join(dir, "cpu.max"), "utf8")).toBe("250000 100000");
@@ -26,12 +26,32 @@ test("a machine's group has the limits of the controllers that are there", () =>
   }
 });
 
+test("the disk that machines are on is limited by name, where the kernel can", () => {
+  const cases: [string, string | null, string | null][] = [
+    ["io memory", "259:0", "259:0 rbps=1048576 wiops=100"],
+    ["io memory", null, null],
+    ["memory", "259:0", null],
+  ];
+  for (const [controllers, device, written] of cases) {
+    const root = mount(controllers);
+    try {
+      const max = "rbps=1048576 wiops=100";
+      const groups = Cgroups.open(silentLog(), { device, max }, root);
+      const dir = groups?.make({ machineId: "mch_1", cpus: 1, memoryMib: 64 }) ?? "";
+      const path = join(dir, "io.max");
+      expect(existsSync(path) ? readFileSync(path, "utf8") : null).toBe(written);
+    } finally {
+      rmSync(root, { recursive: true });
+    }
+  }
+});
+
 test("groups that nobody is in are removed, at the end and after a crash", () => {
   const root = mount("");
   try {
     mkdirSync(join(root, "leveret", "old"), { recursive: true });
     mkdirSync(join(root, "leveret", "busy", "inside"), { recursive: true });
-    const groups = Cgroups.open(silentLog(), root);
+    const groups = Cgroups.open(silentLog(), null, root);
     expect(existsSync(join(root, "leveret", "old"))).toBe(false);
     expect(existsSync(join(root, "leveret", "busy"))).toBe(true);
     const dir = groups?.make({ machineId: "mch_2", cpus: 1, memoryMib: 64 }) ?? "";
@@ -44,5 +64,5 @@ test("groups that nobody is in are removed, at the end and after a crash", () =>
 });
 
 test("a host without cgroup v2 has none", () => {
-  expect(Cgroups.open(silentLog(), "/nonexistent/cgroup")).toBeNull();
+  expect(Cgroups.open(silentLog(), null, "/nonexistent/cgroup")).toBeNull();
 });

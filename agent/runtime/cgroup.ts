@@ -30,18 +30,27 @@ const REMOVE_TRIES = 50;
 
 type Limits = { machineId: string; cpus: number; memoryMib: number };
 
+export type DiskLimit = {
+  /** "major:minor"; null = the machines' disks are on none that the kernel could limit. */
+  device: string | null;
+  /** In io.max's own words: "rbps=1048576 wiops=100". */
+  max: string;
+};
+
 export class Cgroups {
   readonly #root: string;
   readonly #controllers: ReadonlySet<Controller>;
+  readonly #ioMax: string | null;
   readonly #wanted = new Set<string>();
 
-  private constructor(root: string, controllers: ReadonlySet<Controller>) {
+  private constructor(root: string, controllers: ReadonlySet<Controller>, ioMax: string | null) {
     this.#root = root;
     this.#controllers = controllers;
+    this.#ioMax = ioMax;
   }
 
   /** Null when there is no cgroup v2 that we may write to; says what is missing. */
-  static open(log: Log, mount = "/sys/fs/cgroup"): Cgroups | null {
+  static open(log: Log, disk: DiskLimit | null, mount = "/sys/fs/cgroup"): Cgroups | null {
     const root = join(mount, "leveret");
     const usable = new Set<Controller>();
     try {
@@ -58,7 +67,10 @@ export class Cgroups {
       if (entry.isDirectory()) removed(join(root, entry.name));
     const missing = CONTROLLERS.filter((name) => !usable.has(name));
     if (missing.length > 0) log.warn({ missing }, "machines are not limited by these controllers");
-    return new Cgroups(root, usable);
+    if (disk !== null && (disk.device === null || !usable.has("io")))
+      log.warn({ ...disk }, "LEVERET_IO_MAX has no effect: no io controller, or no disk to name");
+    const ioMax = disk === null || disk.device === null ? null : `${disk.device} ${disk.max}`;
+    return new Cgroups(root, usable, ioMax);
   }
 
   /** Makes the machine's group with its limits; returns its directory. */
@@ -72,7 +84,8 @@ export class Cgroups {
     set("cpu", "cpu.max", `${Math.round((cpus + IO_CPUS) * PERIOD_US)} ${PERIOD_US}`);
     set("memory", "memory.max", `${(memoryMib + OVERHEAD_MIB) * MIB}`);
     set("pids", "pids.max", `${cpus + PIDS_BEYOND_VCPUS}`);
-    // A fair share; a hard limit needs a device, and the rate limits of disks have one.
+    // A fair share of every disk, and a hard limit of the one that machines' disks are on.
+    if (this.#ioMax !== null) set("io", "io.max", this.#ioMax);
     if (existsSync(join(dir, "io.weight"))) set("io", "io.weight", `default ${IO_WEIGHT}`);
     return dir;
   }

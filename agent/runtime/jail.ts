@@ -42,6 +42,8 @@ export type JailOptions = {
   /** Null = this host gives us none. */
   cgroups: Cgroups | null;
   kvmDevice?: string;
+  /** Machines get an interface on this bridge of the host; null = they get none. */
+  bridge?: string | null;
 };
 
 const OUT = join(dirname(dirname(import.meta.dir)), "native", "out");
@@ -77,10 +79,11 @@ export class Jail {
 
   /** What is executed to have `JAILED_ENTRY <dir>` in a jail; it prints the VMM's pid. */
   async command(request: Contents, dir: string, uid: number): Promise<string[]> {
-    const { cgroups, kvmDevice = "/dev/kvm" } = this.#options;
+    const { cgroups, kvmDevice = "/dev/kvm", bridge = null } = this.#options;
     const argv = [LAUNCHER, "--uid", `${uid}`, "--dir", dir, "--kvm", kvmDevice];
     argv.push("--file-bytes", `${await fileLimit(request, dir)}`);
     if (cgroups !== null) argv.push("--cgroup", cgroups.make(request));
+    if (bridge !== null) argv.push("--tap", bridge);
     const files = [request.kernelPath];
     if (request.squashfsPath !== null) {
       // The image is a file of ours, whatever the umask of the agent that made it.
@@ -91,6 +94,11 @@ export class Jail {
     for (const file of files) argv.push(...(await readableFile(file)));
     for (const { source, target } of this.#runtime) argv.push("--file", source, "--at", target);
     return [...argv, "--", process.execPath, JAILED_ENTRY, dir];
+  }
+
+  /** 0 for the first of the host's machines; no two have the same. */
+  numberOf(uid: number): number {
+    return uid - this.#options.uidBase;
   }
 
   /** Moves a process that was started ahead under the limits of its machine. */

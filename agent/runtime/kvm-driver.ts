@@ -14,7 +14,7 @@ import { MachineId } from "../../proto/ids.ts";
 import { VMM_FILES } from "../../proto/vmm.ts";
 import type { Driver, Found, MachineRun, RunRequest } from "./driver.ts";
 import type { Hook, HookContext } from "./hooks/hook.ts";
-import { passtHook } from "./hooks/network.ts";
+import { passtHook, tapHook } from "./hooks/network.ts";
 import { rootfsHook } from "./hooks/rootfs.ts";
 import {
   directoryHook,
@@ -26,6 +26,7 @@ import {
 } from "./hooks/vmm.ts";
 import { type Jail, JAILED_ENTRY } from "./jail.ts";
 import { killPasst } from "./passt.ts";
+import type { Bridge } from "./tap.ts";
 import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
 import { VmmProcess } from "./supervise.ts";
 import { isPoolName, Pool } from "./pool.ts";
@@ -52,6 +53,8 @@ export type KvmDriverOptions = {
   poolSize?: number;
   /** The path of passt; null = machines have no network. */
   passt?: string | null;
+  /** In its place, and only with a jail that has the same bridge. */
+  bridge?: Bridge | null;
 };
 
 /** The VMM of this source tree, under the Bun that runs the agent. */
@@ -60,8 +63,9 @@ export function vmmCommand(): string[] {
 }
 
 function hooksFor(command: string[], options: KvmDriverOptions, pool: Pool | null): Hook[] {
-  const { jail = null, passt = null, clock } = options;
-  const network = passt === null ? [] : [passtHook(passt, clock)];
+  const { jail = null, passt = null, bridge = null, clock } = options;
+  const userMode = passt === null ? [] : [passtHook(passt, clock)];
+  const network = bridge === null || jail === null ? userMode : [tapHook(bridge, jail)];
   if (jail === null)
     return [directoryHook, rootfsHook, ...network, vmmHook(plainLaunch(command), clock)];
   const jailed: Launch = {

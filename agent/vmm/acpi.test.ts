@@ -22,6 +22,7 @@ const disks = Array.from({ length: DISKS_MAX }, () => disk);
 const most = layoutDevices({
   disks,
   networks: Array.from({ length: NETWORKS_MAX }, () => network),
+  kernelArgs: "console=hvc0",
 });
 const sum = (bytes: Uint8Array): number => bytes.reduce((total, byte) => total + byte, 0) & 0xff;
 

@@ -32,6 +32,15 @@ test("the command line carries the machine's own arguments last and is bounded",
   expect(() => commandLine("x".repeat(2000), [], 2047)).toThrow("this kernel takes 2047");
 });
 
+test("a console of the machine's own takes the place of the serial one", () => {
+  const first = (kernelArgs: string): string[] => commandLine(kernelArgs, [], 2047).split(" ");
+  expect(first("").slice(0, 2)).toEqual(["console=ttyS0", "8250.nr_uarts=1"]);
+  expect(first("console=hvc0")).not.toContain("console=ttyS0");
+  expect(first("a=b console=hvc0")[0]).toBe("8250.nr_uarts=0");
+  expect(first("console=hvc0 console=ttyS0,115200")[0]).toBe("8250.nr_uarts=1");
+  expect(first("netconsole=x")[0]).toBe("console=ttyS0");
+});
+
 test("the zero page has what boot.rst asks for", () => {
   const page = zeroPage({
     plan,

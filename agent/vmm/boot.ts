@@ -10,13 +10,15 @@ import type { KernelPlan } from "./kernel-image.ts";
 import { alignDown, e820, LAYOUT, PAGE_BYTES, ramRanges, type Range } from "./memory-map.ts";
 
 /**
- * `quiet`: every console character is an exit to user space. The clock source is
+ * Every character to ttyS0 is two exits to user space, hence `quiet` and a single
+ * UART; with a console of the spec's own, none of ours and no UART driver at all. The clock source is
  * kvm-clock so that a restored machine's time can move on. No `nomodule`: stock
  * kernels have their virtio drivers as modules.
  */
 const BASE_COMMAND_LINE =
-  "console=ttyS0 quiet reboot=a panic=-1 pci=off cryptomgr.notests random.trust_cpu=on " +
-  "no_timer_check clocksource=kvm-clock 8250.nr_uarts=1 rdinit=/init";
+  "quiet reboot=a panic=-1 pci=off cryptomgr.notests random.trust_cpu=on " +
+  "no_timer_check clocksource=kvm-clock rdinit=/init";
+const SERIAL_CONSOLE = "console=ttyS0 8250.nr_uarts=1";
 
 const ZERO_PAGE = {
   acpiRsdp: 0x070,
@@ -42,9 +44,17 @@ const SETUP_RNG_SEED = 9;
 const LOADED_HIGH = 1;
 const LOADER_UNDEFINED = 0xff;
 
+function consoleArguments(kernelArgs: string): string {
+  if (!/(^|\s)console=/.test(kernelArgs)) return SERIAL_CONSOLE;
+  return /(^|\s)console=ttyS/.test(kernelArgs) ? "8250.nr_uarts=1" : "8250.nr_uarts=0";
+}
+
 /** Throws VmmError when it does not fit the kernel's own limit. */
 export function commandLine(kernelArgs: string, extra: readonly string[], maxLength: number) {
-  const line = [BASE_COMMAND_LINE, ...extra, kernelArgs.trim()].filter((it) => it !== "").join(" ");
+  const console = consoleArguments(kernelArgs);
+  const line = [console, BASE_COMMAND_LINE, ...extra, kernelArgs.trim()]
+    .filter((it) => it !== "")
+    .join(" ");
   if (line.length > maxLength)
     throw new VmmError(
       "CONFIG_INVALID",

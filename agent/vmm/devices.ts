@@ -10,18 +10,26 @@ export type Disk = VmmSpec["disks"][number];
 type Kind =
   | { kind: "blk"; disk: Disk }
   | { kind: "net"; network: VmmNetwork }
+  | { kind: "console" }
   | { kind: "vsock" }
   | { kind: "rng" }
   | { kind: "balloon" };
 export type Device = { base: number; gsi: number } & Kind;
 
+/** Whether the kernel is told to speak on hvc0, which is a virtio device and not COM1. */
+export const hasVirtioConsole = (kernelArgs: string): boolean =>
+  /(^|\s)console=hvc0(\s|,|$)/.test(kernelArgs);
+
 /** The guest's address on its own vsock; a machine has one neighbour, the host (2). */
 export const GUEST_CID = 3;
 
-export function layoutDevices({ disks, networks }: Pick<VmmSpec, "disks" | "networks">): Device[] {
+type Wanted = Pick<VmmSpec, "disks" | "networks" | "kernelArgs">;
+
+export function layoutDevices({ disks, networks, kernelArgs }: Wanted): Device[] {
   const kinds: Kind[] = [
     ...disks.map((disk) => ({ kind: "blk" as const, disk })),
     ...networks.map((network) => ({ kind: "net" as const, network })),
+    ...(hasVirtioConsole(kernelArgs) ? [{ kind: "console" as const }] : []),
     { kind: "vsock" },
     { kind: "rng" },
     { kind: "balloon" },

@@ -35,7 +35,7 @@ import { LAYOUT, MIB, type Range } from "./memory-map.ts";
 import { mpTable } from "./mp-table.ts";
 import { bootFpu, bootLapic, bootMsrs, bootRegs, bootSregs } from "./vcpu-state.ts";
 
-/** Of serial output; what a guest writes past it is dropped. */
+/** Of serial output, and of hvc0's; what a guest writes past it is dropped. */
 export const CONSOLE_LIMIT_BYTES = MIB;
 const SEED_BYTES = 64;
 const NET_TRIES = 250;
@@ -243,13 +243,14 @@ function addDevices(
         break;
       }
       case "net": {
-        const { kind, name, mac, mtu, rx = {}, tx = {} } = device.network;
+        const { kind, name, fd, mac, mtu, rx = {}, tx = {} } = device.network;
         const octets = Uint8Array.from(mac.split(":"), (octet) => Number.parseInt(octet, 16));
         addNet(vm, {
           base,
           gsi,
           kind: kind === "tap" ? kind : "socket",
           name,
+          ...(fd === undefined ? {} : { fd }),
           mac: octets,
           mtu,
           rx,
@@ -257,6 +258,9 @@ function addDevices(
         });
         break;
       }
+      case "console":
+        vm.addConsole({ base, gsi, outFd: consoleFd, outLimit: CONSOLE_LIMIT_BYTES });
+        break;
       case "vsock":
         vm.addVsock({ base, gsi, guestCid: GUEST_CID, path: vsockPath });
         break;

@@ -57,7 +57,7 @@ test("each wrong field is named with what was found", () => {
     ['kernelPath must be an absolute path, not "k"', { kernelPath: "k" }],
     ["initrdPath must be text", { initrdPath: 7 }],
     ["kernelArgs must be printable ASCII", { kernelArgs: "a\nb" }],
-    ["disks must be a list of at most 11", { disks: Array.from({ length: 12 }, () => ({})) }],
+    ["disks must be a list of at most 10", { disks: Array.from({ length: 11 }, () => ({})) }],
     ["networks[0].kind must be", { networks: [{ kind: "bridge" }] }],
     ["networks[0].name must be an interface's name", { networks: [{ kind: "tap", name: "a/b" }] }],
     ["networks[0].mac must be an address", { networks: [{ ...good.networks[0], mac: "02:00" }] }],

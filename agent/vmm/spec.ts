@@ -8,8 +8,8 @@ import { CPU_TEMPLATES, type CpuTemplate, VMM_EXIT } from "../../proto/vmm.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import { VmmError } from "./errors.ts";
 
-/** Of 16 devices; the rest are vsock, rng and balloon. */
-export const DISKS_MAX = 11;
+/** Of 16 devices; the rest are console, vsock, rng and balloon. */
+export const DISKS_MAX = 10;
 export const NETWORKS_MAX = 2;
 const KERNEL_ARGS_MAX_LENGTH = 1_500;
 
@@ -110,6 +110,7 @@ function network(value: unknown, field: string): VmmNetwork {
       kind === "tap"
         ? matching(from["name"], named("name"), /^[\w.-]{1,15}$/, "an interface's name")
         : path(from["name"], named("name")),
+    ...(from["fd"] === undefined ? {} : { fd: integer(from["fd"], named("fd"), 3, 4_095) }),
     mac: matching(from["mac"], named("mac"), /^([0-9a-f]{2}:){5}[0-9a-f]{2}$/, "an address"),
     mtu: integer(from["mtu"], named("mtu"), 68, 65_535),
     address: matching(

@@ -46,9 +46,14 @@ static void host(struct fuzz *fuzz, uint8_t what)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	/* Reported pages come as room for the device. */
-	static const struct target target = {
-	    .make = make, .header = header, .host = host, .filled = 8};
+	/* Reported pages come as room for the device; statistics are kept until
+	 * somebody asks for the next. */
+	static const struct target target = {.make = make,
+					     .header = header,
+					     .header_bytes = 16,
+					     .host = host,
+					     .filled = 8,
+					     .held = 1};
 
 	return fuzz_device(&target, data, size);
 }

@@ -186,9 +186,9 @@ static uint32_t make_parts(struct fuzz *fuzz, uint32_t queue,
 		parts[i].addr = data_address(fuzz, parts[i].len);
 		parts[i].flags = i >= readable ? WRITE : 0;
 	}
-	/* Room for a header and a status: what most requests have. */
-	if ((shape & 0x40) == 0 && readable > 0 && parts[0].len < 16)
-		parts[0].len = 16;
+	/* A header and a status of their own: what most requests have. */
+	if ((shape & 0x40) == 0 && readable > 0)
+		parts[0].len = fuzz->target->header_bytes;
 	if ((shape & 0x20) != 0 && writable > 0)
 		parts[count - 1].len = 1;
 	return count;
@@ -245,6 +245,40 @@ static void add_chain(struct fuzz *fuzz, uint32_t queue)
 	offer(fuzz, queue, (uint16_t)head);
 }
 
+/* A chain of very many small parts, in a table or in the ring. Too long for
+ * most queues, which a driver may well try. */
+static void add_long(struct fuzz *fuzz, uint32_t queue)
+{
+	struct script *script = &fuzz->script;
+	uint8_t what = take8(script);
+	bool indirect = (what & 1) != 0;
+	uint32_t most = indirect ? LONG_MAX : fuzz->num;
+	uint32_t count = 1 + (uint32_t)take(script, 2) % most;
+	uint64_t table = indirect ? LONG_TABLE : RING(queue);
+
+	/* Which of them are free is not looked at. */
+	fuzz->ring[queue].honest = false;
+	for (uint32_t i = 0; i < count; i++) {
+		bool last = i + 1 == count;
+		struct desc desc = {
+		    .addr = DATA + i,
+		    .len = what >> 4,
+		    .flags = (uint16_t)((what & 2u) | (last ? 0 : NEXT)),
+		    .next = (uint16_t)(i + 1),
+		};
+
+		/* A table at the end of a chain in the ring. */
+		if (last && !indirect && (what & 8) != 0)
+			desc = (struct desc){LONG_TABLE, LONG_MAX * 16,
+					     INDIRECT, 0};
+		put_desc(&fuzz->mem, table, i, desc);
+	}
+	if (indirect)
+		put_desc(&fuzz->mem, RING(queue), 0,
+			 (struct desc){table, count * 16, INDIRECT, 0});
+	offer(fuzz, queue, 0);
+}
+
 static void take_used(struct fuzz *fuzz, uint32_t queue)
 {
 	struct ring *ring = &fuzz->ring[queue];
@@ -273,7 +307,8 @@ void check_queues(struct fuzz *fuzz)
 			continue;
 		/* What was popped is given back or held, and no more. */
 		MUST((uint16_t)(queue->next_avail - queue->next_used) <=
-		     queue->num);
+		     (fuzz->target->held < queue->num ? fuzz->target->held
+						      : queue->num));
 		if (!ring->honest)
 			continue;
 		while (ring->used != peek16(&fuzz->mem, USED(q) + 2)) {
@@ -359,6 +394,8 @@ static void act(struct fuzz *fuzz)
 	case 13:
 		if (action >= 0xc0)
 			driver_start(fuzz);
+		else
+			add_long(fuzz, queue);
 		break;
 	default:
 		if (fuzz->target->host != NULL)
@@ -386,6 +423,7 @@ static void check_events(struct fuzz *fuzz)
 
 int fuzz_device(const struct target *target, const uint8_t *data, size_t size)
 {
+	static const uint32_t nums[] = {1, 2, 4, 8, 16, 32, 128, 256};
 	static struct fuzz fuzz;
 	uint8_t choice;
 
@@ -395,9 +433,7 @@ int fuzz_device(const struct target *target, const uint8_t *data, size_t size)
 	fuzz.script = (struct script){data, size};
 	memory_reset(&fuzz.mem);
 	choice = take8(&fuzz.script);
-	fuzz.num = 1u << (choice & 7u) % 6u; /* 1..32 */
-	if (choice == 0xff)
-		fuzz.num = LV_QUEUE_MAX;
+	fuzz.num = nums[choice & 7u];
 	if (target->make(&fuzz) < 0)
 		return 0;
 	fuzz.features = fuzz.device->features;

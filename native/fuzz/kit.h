@@ -25,7 +25,9 @@
 #define RAM_BYTES  0x20000u
 #define HIGH_GPA   0x100000000ull
 #define HIGH_BYTES 0x8000u
-/* Indirect tables: one per queue and head. */
+/* Indirect tables: a long one, and one per queue and head. */
+#define LONG_TABLE     (HIGH_GPA + 0x2800)
+#define LONG_MAX       300u
 #define TABLE(q, head) (HIGH_GPA + 0x4000 + ((q)*16ull + (head)) * 0x80)
 #define RING(q)	       ((q)*0x2000ull)
 #define AVAIL(q)       (RING(q) + 0x1000)
@@ -98,10 +100,13 @@ struct target {
 	int (*make)(struct fuzz *fuzz);
 	/* The start of a request; returns its bytes. NULL = none. */
 	uint32_t (*header)(struct fuzz *fuzz, uint32_t queue, uint8_t *out);
+	uint32_t header_bytes; /* that most requests begin with */
 	/* Something happens on the host's side. NULL = nothing. */
 	void (*host)(struct fuzz *fuzz, uint8_t what);
 	/* Queues whose chains the device fills: bit per queue. */
 	uint32_t filled;
+	/* Chains of a queue that it may keep while nothing is under way. */
+	uint32_t held;
 	/* After the last action, before the device goes. NULL = nothing. */
 	void (*end)(struct fuzz *fuzz);
 };

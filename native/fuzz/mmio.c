@@ -38,7 +38,7 @@ static void look(struct lv_device *device, struct seen *seen)
 	memset(seen, 0, sizeof(*seen));
 	seen->status = reg_read(device, 0x070);
 	seen->driver_features = device->driver_features;
-	seen->malformed = atomic_load(&device->stats.malformed);
+	seen->malformed = device->stats.malformed;
 	for (uint32_t q = 0; q < device->queues; q++) {
 		const struct lv_queue *queue = &device->queue[q];
 
@@ -159,8 +159,7 @@ static void step(struct lv_device *device, struct script *script,
 		if (offset < 0x100 && (width != 4 || offset % 4 != 0)) {
 			MUST(width == 8 ||
 			     (value & ((1ull << 8 * width) - 1)) == 0);
-			MUST(atomic_load(&device->stats.malformed) >
-			     seen->malformed);
+			MUST(device->stats.malformed > seen->malformed);
 		}
 		return;
 	}
@@ -173,7 +172,7 @@ static void step(struct lv_device *device, struct script *script,
 	}
 	lv_mmio_write(device, offset, data, width);
 	if (offset < 0x100 && (width != 4 || offset % 4 != 0))
-		MUST(atomic_load(&device->stats.malformed) > seen->malformed);
+		MUST(device->stats.malformed > seen->malformed);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

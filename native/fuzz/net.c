@@ -101,6 +101,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct target target = {.make = make,
 					     .header = header,
+					     .header_bytes = 12,
 					     .host = host,
 					     .filled = 1,
 					     .end = end};

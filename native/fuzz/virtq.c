@@ -167,6 +167,29 @@ static void scribble(struct model *m, struct script *script)
 	put_desc(&m->mem, table, index, desc);
 }
 
+/* Many in a row, which go on in a table, or around. */
+static void scribble_run(struct model *m, struct script *script)
+{
+	uint8_t what = take8(script);
+	bool inside = (what & 1) != 0;
+	uint32_t most = inside ? 300 : m->num;
+	uint32_t count = 1 + (uint32_t)take(script, 2) % most;
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct desc desc = {.addr = DATA + i,
+				    .len = what >> 4,
+				    .flags = NEXT | (what & 2u),
+				    .next = (uint16_t)(i + 1)};
+
+		if (i + 1 == count)
+			desc =
+			    (what & 4) != 0
+				? (struct desc){HIGH_GPA, 300 * 16, INDIRECT, 0}
+				: (struct desc){DATA, 1, WRITE, 0};
+		put_desc(&m->mem, inside ? HIGH_GPA : RING(0), i, desc);
+	}
+}
+
 static void offer(struct model *m, struct script *script)
 {
 	uint16_t idx = peek16(&m->mem, AVAIL(0) + 2);
@@ -211,7 +234,10 @@ static void step(struct model *m, struct lv_queue *queue, struct script *script)
 
 	switch (what % 8) {
 	case 0 ... 2:
-		scribble(m, script);
+		if (what >= 0xe0)
+			scribble_run(m, script);
+		else
+			scribble(m, script);
 		break;
 	case 3:
 		offer(m, script);

@@ -74,7 +74,7 @@ static int make(struct fuzz *fuzz)
 /* A packet of a few ports, so that it often belongs to a connection. */
 static uint32_t header(struct fuzz *fuzz, uint32_t queue, uint8_t *out)
 {
-	static const uint32_t lens[] = {0, 0, 1, 20, 468, 1482, 4052, 65536};
+	static const uint32_t lens[] = {0, 0, 1, 20, 468, 1482, 4052, 65535};
 	struct script *script = &fuzz->script;
 	uint8_t which = take8(script);
 	uint8_t op = take8(script);
@@ -196,6 +196,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct target target = {.make = make,
 					     .header = header,
+					     .header_bytes = 44,
 					     .host = host,
 					     .filled = 1,
 					     .end = end};

@@ -22,6 +22,7 @@ struct jail {
 	uid_t uid;	    /* of user and group */
 	const char *dir;    /* the machine's own: the one place it may write */
 	const char *cgroup; /* NULL = stay in the caller's */
+	const char *bridge; /* of the host; NULL = no interface of its own */
 	const char *kvm;    /* the host's device */
 	rlim_t file_bytes;  /* no file of it grows beyond */
 	size_t count;
@@ -32,6 +33,12 @@ struct jail {
 /* One line of JSON as the VMM's own last error (proto/vmm.ts); status 71. */
 __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *what,
 							  ...);
+
+/* The VMM's end of its interface; what is inherited is closed before. */
+#define TAP_FD 3
+
+/* tap.c: an interface on the bridge, open as TAP_FD. */
+void make_tap(const struct jail *jail);
 
 /* root.c: private mounts, a root of nothing but the files named, pivot_root. */
 void make_root(struct jail *jail);

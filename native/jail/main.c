@@ -1,7 +1,8 @@
 /*
  * leveret-jail - puts one VMM process into its jail and executes it there.
  *
- *   parent: close what was inherited, join the cgroup, unshare, fork
+ *   parent: close what was inherited, make the machine's interface, join the
+ *           cgroup, unshare, fork
  *     child (PID 1 of its namespace): root of its own, limits, ids, exec
  *     parent: prints the child's pid as the host sees it, tells it the child
  *             through LEVERET_HOST_PID, leaves; the VMM belongs to init then
@@ -12,7 +13,8 @@
  * an earlier run of the machine could write to.
  *
  * usage: leveret-jail --uid N --dir DIR --kvm DEVICE --file-bytes N
- *                     [--cgroup DIR] [--file SOURCE [--at TARGET]]... --
+ *                     [--cgroup DIR] [--tap BRIDGE]
+ *                     [--file SOURCE [--at TARGET]]... --
  * PROGRAM ARG...
  */
 #include <errno.h>
@@ -92,6 +94,8 @@ static void parse(struct jail *jail, int argc, char **argv)
 			jail->dir = value;
 		else if (strcmp(argv[i], "--kvm") == 0)
 			jail->kvm = value;
+		else if (strcmp(argv[i], "--tap") == 0)
+			jail->bridge = value;
 		else if (strcmp(argv[i], "--cgroup") == 0)
 			jail->cgroup = value;
 		else if (strcmp(argv[i], "--file-bytes") == 0)
@@ -160,6 +164,8 @@ int main(int argc, char **argv)
 		fail("close what was inherited");
 	(void)umask(077);
 	parse(&jail, argc, argv);
+	if (jail.bridge != NULL)
+		make_tap(&jail);
 	join_cgroup(jail.cgroup);
 	if (unshare(NAMESPACES) < 0)
 		fail("make namespaces");

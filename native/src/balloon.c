@@ -8,7 +8,6 @@
  * driver's buffer given back to be filled anew.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -157,17 +156,11 @@ static void reset(struct lv_device *device)
 	((struct balloon *)device)->holds_stats = false;
 }
 
-static void destroy(struct lv_device *device)
-{
-	lv_device_fini(device);
-	free(device);
-}
-
 static const struct lv_device_ops balloon_ops = {
     .id = LV_BALLOON_ID,
     .notify = notify,
     .reset = reset,
-    .destroy = destroy,
+    .destroy = lv_device_free,
 };
 
 void lv_balloon_resize(struct lv_device *device, uint32_t pages)
@@ -199,21 +192,13 @@ int lv_balloon_new(const struct lv_balloon_config *config,
 		   const struct lv_mem *mem, struct lv_events *events,
 		   struct lv_device **out)
 {
-	struct balloon *balloon = calloc(1, sizeof(*balloon));
-	int error;
-
 	(void)config;
-	if (balloon == NULL)
-		return -ENOMEM;
-	balloon->device.config_bytes = 8;
-	balloon->device.config_writable = ACTUAL;
-	error =
-	    lv_device_init(&balloon->device, &balloon_ops, QUEUES, mem, events,
-			   F_STATS_VQ | F_DEFLATE_ON_OOM | F_REPORTING);
-	if (error < 0) {
-		free(balloon);
-		return error;
-	}
-	*out = &balloon->device;
+	*out =
+	    lv_device_new(sizeof(struct balloon), &balloon_ops, QUEUES, mem,
+			  events, F_STATS_VQ | F_DEFLATE_ON_OOM | F_REPORTING);
+	if (*out == NULL)
+		return -errno;
+	(*out)->config_bytes = 8;
+	(*out)->config_writable = ACTUAL;
 	return 0;
 }

@@ -113,79 +113,66 @@ _Static_assert(sizeof(struct segment) == 16, "5.2.6");
 /* Does all of it, or says why not. */
 static int transfer(const struct blk *blk, struct request *request)
 {
-	bool in = request->type == REQ_IN;
 	struct iovec *iov = request->iov;
-	uint32_t count = request->count;
-	off_t offset = (off_t)(request->sector * SECTOR);
+	off_t at = (off_t)(request->sector * SECTOR);
+	uint64_t left = request->bytes;
+	int count = (int)request->count;
 
-	while (count > 0) {
-		ssize_t done = in ? preadv(blk->fd, iov, (int)count, offset)
-				  : pwritev(blk->fd, iov, (int)count, offset);
+	while (left > 0) {
+		ssize_t done = TEMP_FAILURE_RETRY(
+		    request->type == REQ_IN ? preadv(blk->fd, iov, count, at)
+					    : pwritev(blk->fd, iov, count, at));
 
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -errno;
-		if (done == 0) /* shorter than its capacity: truncated */
-			return -EIO;
-		offset += done;
-		while (count > 0 && (size_t)done >= iov->iov_len) {
-			done -= (ssize_t)iov->iov_len;
-			iov++;
-			count--;
-		}
-		if (count > 0) {
-			iov->iov_base = (uint8_t *)iov->iov_base + done;
-			iov->iov_len -= (size_t)done;
-		}
+		if (done <= 0) /* 0: the file is shorter than the disk */
+			return done < 0 ? -errno : -EIO;
+		at += done;
+		left -= (uint64_t)done;
+		count = (int)lv_iov_slice(iov, iov, (uint32_t)count,
+					  (size_t)done, left);
 	}
 	return 0;
 }
 
-static int sync_file(const struct blk *blk)
+/* What a result of the ring's comes to. What it left undone, or did in part, is
+ * done here: all of it, when it is -EAGAIN. */
+static int outcome(struct blk *blk, struct request *request, int64_t result)
 {
-	int result;
-
-	do
-		result = fdatasync(blk->fd);
-	while (result < 0 && errno == EINTR);
-	return result < 0 ? -errno : 0;
-}
-
-/* Hands the request to the ring. */
-static int hold(struct blk *blk, struct request *request, uint8_t opcode)
-{
-	struct io_uring_sqe sqe = {
-	    .opcode = opcode,
-	    .user_data = (uint64_t)(request - blk->request),
-	};
-
-	if (opcode == IORING_OP_READV) {
-		sqe.off = request->sector * SECTOR;
-		sqe.addr = (uintptr_t)request->iov;
-		sqe.len = request->count;
-	} else {
-		sqe.fsync_flags = IORING_FSYNC_DATASYNC;
+	if (result == -EAGAIN || result == -EINTR ||
+	    (result >= 0 && (uint64_t)result != request->bytes)) {
+		if (request->type != REQ_FLUSH)
+			result = transfer(blk, request);
+		else
+			result = TEMP_FAILURE_RETRY(fdatasync(blk->fd));
 	}
-	lv_uring_queue(&blk->ring, &sqe);
-	return HELD;
-}
-
-/* What the ring's result comes to. What it left undone, or did in part, is done
- * here. */
-static int outcome(struct blk *blk, struct request *request, int32_t result)
-{
-	bool in = request->type == REQ_IN;
-	bool retry = result == -EAGAIN || result == -EINTR;
-
-	if (in && result >= 0)
-		retry = (uint64_t)result != request->bytes;
-	if (retry)
-		result = in ? transfer(blk, request) : sync_file(blk);
 	if (result < 0)
 		return IOERR;
-	LV_COUNT(&blk->device, bytes_in, request->bytes);
+	if (request->type == REQ_IN)
+		LV_COUNT(&blk->device, bytes_in, request->bytes);
+	else
+		LV_COUNT(&blk->device, bytes_out, request->bytes);
 	return OK;
+}
+
+/* Hands the request to the ring, or does it where there is none. */
+static int hold(struct blk *blk, struct request *request)
+{
+	struct io_uring_sqe sqe = {
+	    .opcode = IORING_OP_READV,
+	    .off = request->sector * SECTOR,
+	    .addr = (uintptr_t)request->iov,
+	    .len = request->count,
+	};
+
+	if (blk->ring.fd < 0)
+		return outcome(blk, request, -EAGAIN);
+	if (request->type == REQ_FLUSH)
+		sqe = (struct io_uring_sqe){
+		    .opcode = IORING_OP_FSYNC,
+		    .fsync_flags = IORING_FSYNC_DATASYNC,
+		};
+	sqe.user_data = (uint64_t)(request - blk->request);
+	lv_uring_queue(&blk->ring, &sqe);
+	return HELD;
 }
 
 /* Whether [sector, sector + bytes) is whole sectors inside the disk. */
@@ -198,7 +185,7 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t bytes)
 static int do_in(struct blk *blk, const struct lv_chain *chain,
 		 struct request *request)
 {
-	ssize_t done = -1;
+	ssize_t done;
 
 	request->bytes = request->filled = request->room;
 	if (chain->readable_bytes != sizeof(struct header) ||
@@ -207,50 +194,41 @@ static int do_in(struct blk *blk, const struct lv_chain *chain,
 	request->count =
 	    lv_iov_slice(request->iov, chain->iov + chain->readable,
 			 chain->writable, 0, request->bytes);
-	if (blk->ring.fd < 0)
-		return outcome(blk, request, -EAGAIN);
 	done = preadv2(blk->fd, request->iov, (int)request->count,
 		       (off_t)(request->sector * SECTOR), RWF_NOWAIT);
 	if (done < 0 || (uint64_t)done != request->bytes)
-		return hold(blk, request, IORING_OP_READV);
-	return outcome(blk, request, (int32_t)done);
+		return hold(blk, request);
+	return outcome(blk, request, done);
 }
 
 static int do_out(struct blk *blk, const struct lv_chain *chain,
 		  struct request *request)
 {
-	uint64_t bytes = chain->readable_bytes - sizeof(struct header);
-
-	if (request->room != 0 || !in_range(blk, request->sector, bytes))
+	request->bytes = chain->readable_bytes - sizeof(struct header);
+	if (request->room != 0 ||
+	    !in_range(blk, request->sector, request->bytes))
 		return MALFORMED;
 	if (blk->read_only)
 		return IOERR;
 	request->count = lv_iov_slice(request->iov, chain->iov, chain->readable,
-				      sizeof(struct header), bytes);
-	if (transfer(blk, request) < 0)
-		return IOERR;
-	LV_COUNT(&blk->device, bytes_out, bytes);
-	return OK;
+				      sizeof(struct header), request->bytes);
+	return outcome(blk, request, -EAGAIN);
 }
 
 static int erase(const struct blk *blk, const struct segment *segment,
 		 uint32_t type)
 {
 	int mode = FALLOC_FL_PUNCH_HOLE;
-	int result;
 
 	/* A discard says nothing about what is read afterwards; WRITE_ZEROES
 	 * gives its blocks back only when it may. */
 	if (type == REQ_WRITE_ZEROES && (segment->flags & ERASE_UNMAP) == 0)
 		mode = FALLOC_FL_ZERO_RANGE;
-	if (segment->sectors == 0)
-		return OK;
-	do
-		result = fallocate(blk->fd, mode | FALLOC_FL_KEEP_SIZE,
-				   (off_t)(segment->sector * SECTOR),
-				   (off_t)segment->sectors * SECTOR);
-	while (result < 0 && errno == EINTR);
-	if (result == 0)
+	if (segment->sectors == 0 ||
+	    TEMP_FAILURE_RETRY(fallocate(blk->fd, mode | FALLOC_FL_KEEP_SIZE,
+					 (off_t)(segment->sector * SECTOR),
+					 (off_t)segment->sectors * SECTOR)) ==
+		0)
 		return OK;
 	return errno == EOPNOTSUPP ? UNSUPP : IOERR;
 }
@@ -282,15 +260,6 @@ static int do_erase(const struct blk *blk, const struct lv_chain *chain,
 		status = erase(blk, &segment, request->type);
 	}
 	return status;
-}
-
-static int do_flush(struct blk *blk, struct request *request)
-{
-	if (blk->read_only)
-		return OK;
-	if (blk->ring.fd >= 0)
-		return hold(blk, request, IORING_OP_FSYNC);
-	return outcome(blk, request, -EAGAIN);
 }
 
 static int do_get_id(const struct blk *blk, const struct lv_chain *chain,
@@ -343,7 +312,7 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	case REQ_OUT:
 		return do_out(blk, chain, request);
 	case REQ_FLUSH:
-		return do_flush(blk, request);
+		return blk->read_only ? OK : hold(blk, request);
 	case REQ_GET_ID:
 		return do_get_id(blk, chain, request);
 	case REQ_DISCARD:
@@ -502,22 +471,23 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	blk = calloc(1, sizeof(*blk));
 	if (blk == NULL)
 		return -ENOMEM;
-	blk->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-	if (blk->fd < 0) {
-		error = -errno;
-		goto fail_free;
-	}
-	blk->read_only = read_only;
-	blk->sectors = config->bytes / SECTOR;
-	memcpy(blk->id, config->id, ID_BYTES);
-	lv_limiter_init(&blk->limiter, &config->limit);
-	space.capacity = blk->sectors;
+	space.capacity = blk->sectors = config->bytes / SECTOR;
 	memcpy(blk->device.config, &space, sizeof(space));
 	blk->device.config_bytes = sizeof(space);
-	error = lv_device_init(&blk->device, &blk_ops, config->queues, mem,
-			       events, features);
-	if (error < 0)
-		goto fail_close;
+	blk->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
+	error = blk->fd < 0
+		    ? -errno
+		    : lv_device_init(&blk->device, &blk_ops, config->queues,
+				     mem, events, features);
+	if (error < 0) {
+		if (blk->fd >= 0)
+			(void)close(blk->fd);
+		free(blk);
+		return error;
+	}
+	blk->read_only = read_only;
+	memcpy(blk->id, config->id, ID_BYTES);
+	lv_limiter_init(&blk->limiter, &config->limit);
 	blk->free = UINT64_MAX;
 	blk->ring.fd = -1;
 	/* Without one, disks are slower and hold up other devices. */
@@ -526,9 +496,4 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	blk->device.poll_fd = blk->ring.fd;
 	*out = &blk->device;
 	return 0;
-fail_close:
-	(void)close(blk->fd);
-fail_free:
-	free(blk);
-	return error;
 }

@@ -24,19 +24,14 @@ void lv_eventfd_signal(int fd)
 {
 	uint64_t one = 1;
 
-	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
-		continue;
+	(void)TEMP_FAILURE_RETRY(write(fd, &one, sizeof(one)));
 }
 
 bool lv_eventfd_drain(int fd)
 {
 	uint64_t value;
-	ssize_t got;
 
-	do
-		got = read(fd, &value, sizeof(value));
-	while (got < 0 && errno == EINTR);
-	return got > 0;
+	return TEMP_FAILURE_RETRY(read(fd, &value, sizeof(value))) > 0;
 }
 
 int lv_events_init(struct lv_events *events)

@@ -96,40 +96,41 @@ static void serve_last(struct lv_device *device)
 	}
 }
 
+static void fail(struct lv_io *io, int error)
+{
+	struct lv_event event = {.kind = LV_EVENT_HOST_FAILED, .error = error};
+
+	lv_events_post(io->events, &event);
+}
+
 static void *run(void *arg)
 {
 	struct lv_io *io = arg;
 	struct epoll_event ready[BATCH];
 	uint64_t ticked_ns = lv_now_ns();
-	int error = lv_filter_install(&io->filter, 0);
+	int count = lv_filter_install(&io->filter, 0);
 
-	if (error < 0) {
-		struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,
-					 .error = -error};
-
-		lv_events_post(io->events, &event);
-		return NULL;
-	}
-	for (;;) {
+	if (count < 0)
+		fail(io, -count);
+	while (count >= 0) {
 		int timeout = tick(io, &ticked_ns);
-		int count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);
 
-		if (count < 0 && errno != EINTR) {
-			struct lv_event event = {.kind = LV_EVENT_HOST_FAILED,
-						 .error = errno};
-
-			lv_events_post(io->events, &event);
+		count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);
+		if (count < 0 && errno == EINTR)
+			count = 0; /* io_uring's work on our behalf */
+		if (count < 0)
+			fail(io, errno);
+		for (int i = 0; i < count; i++) {
+			if (ready[i].data.u64 != tag(TAG_STOP, 0)) {
+				serve(io, ready[i].data.u64);
+				continue;
+			}
+			for (uint32_t d = 0; d < io->count; d++)
+				serve_last(io->devices[d]);
 			return NULL;
 		}
-		for (int i = 0; i < count; i++) {
-			if (ready[i].data.u64 == tag(TAG_STOP, 0)) {
-				for (uint32_t d = 0; d < io->count; d++)
-					serve_last(io->devices[d]);
-				return NULL;
-			}
-			serve(io, ready[i].data.u64);
-		}
 	}
+	return NULL;
 }
 
 static int watch(struct lv_io *io, int fd, uint32_t events, uint64_t data)

@@ -197,15 +197,13 @@ struct lv_device {
 	bool active; /* DRIVER_OK and no fault */
 	bool reported;
 
-	struct {
-		_Atomic uint64_t notifies, interrupts, requests, bytes_in,
-		    bytes_out, malformed, dropped, errors, throttled;
-	} stats;
+	struct lv_device_stats stats; /* any thread, by LV_COUNT */
 };
 
-#define LV_COUNT(device, field, n)                                             \
-	((void)atomic_fetch_add_explicit(&(device)->stats.field, (n),          \
-					 memory_order_relaxed))
+/* Counters are u64s that stand alone: no order, and no lock to read them. */
+#define LV_ADD(counter, n)                                                     \
+	((void)__atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED))
+#define LV_COUNT(device, field, n) LV_ADD((device)->stats.field, n)
 
 /* Opens the eventfds; everything else was set by the device's constructor. */
 int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
@@ -213,6 +211,12 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 		   struct lv_events *events, uint64_t features);
 /* The common half of ops->destroy. */
 void lv_device_fini(struct lv_device *device);
+/* The same for a device that starts a struct of so many bytes of zeros; NULL
+ * and errno. */
+void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
+		    uint32_t queues, const struct lv_mem *mem,
+		    struct lv_events *events, uint64_t features);
+void lv_device_free(struct lv_device *device);
 /* Register accesses of len bytes at base + offset. vCPU threads. */
 void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		  uint32_t len);
@@ -280,6 +284,9 @@ int lv_balloon_new(const struct lv_balloon_config *config,
 /* Any thread. */
 void lv_balloon_resize(struct lv_device *device, uint32_t pages);
 void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out);
+int lv_console_new(const struct lv_console_config *config,
+		   const struct lv_mem *mem, struct lv_events *events,
+		   struct lv_device **out);
 int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
@@ -398,9 +405,7 @@ struct lv_vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool started;
-	struct {
-		_Atomic uint64_t pio, mmio, intr, other;
-	} exits;
+	struct lv_vcpu_stats stats;
 };
 
 struct lv_vm {

@@ -14,6 +14,7 @@
  * interrupt registers are atomics: acknowledging never waits for a disk.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -48,12 +49,9 @@ enum {
 	REG_INTERRUPT_STATUS = 0x060,
 	REG_INTERRUPT_ACK = 0x064,
 	REG_STATUS = 0x070,
-	REG_QUEUE_DESC_LOW = 0x080,
-	REG_QUEUE_DESC_HIGH = 0x084,
-	REG_QUEUE_AVAIL_LOW = 0x090,
-	REG_QUEUE_AVAIL_HIGH = 0x094,
-	REG_QUEUE_USED_LOW = 0x0a0,
-	REG_QUEUE_USED_HIGH = 0x0a4,
+	REG_QUEUE_DESC = 0x080, /* low halves; the high ones follow */
+	REG_QUEUE_AVAIL = 0x090,
+	REG_QUEUE_USED = 0x0a0,
 	REG_CONFIG_GENERATION = 0x0fc,
 };
 
@@ -71,43 +69,59 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 		   uint32_t queues, const struct lv_mem *mem,
 		   struct lv_events *events, uint64_t features)
 {
-	int error;
-	uint32_t open = 0;
-
 	device->ops = ops;
-	device->queues = queues;
+	device->queues = 0;
 	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
 	device->features = features | LV_VIRTIO_F_VERSION_1 |
 			   LV_VIRTIO_F_EVENT_IDX | LV_VIRTIO_F_INDIRECT_DESC;
 	device->poll_fd = -1;
+	(void)pthread_mutex_init(&device->lock, NULL);
 	device->irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (device->irq_fd < 0)
-		return -errno;
-	for (; open < queues; open++) {
-		device->kick_fd[open] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-		if (device->kick_fd[open] < 0) {
-			error = errno;
-			goto fail;
-		}
+	while (device->irq_fd >= 0 && device->queues < queues) {
+		int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+
+		if (fd < 0)
+			break;
+		device->kick_fd[device->queues++] = fd;
 	}
-	error = pthread_mutex_init(&device->lock, NULL);
-	if (error == 0)
+	if (device->queues == queues)
 		return 0;
-fail:
-	while (open-- > 0)
-		(void)close(device->kick_fd[open]);
-	(void)close(device->irq_fd);
-	return -error;
+	lv_device_fini(device);
+	return -EMFILE;
 }
 
 void lv_device_fini(struct lv_device *device)
 {
 	for (uint32_t i = 0; i < device->queues; i++)
 		(void)close(device->kick_fd[i]);
-	(void)close(device->irq_fd);
+	if (device->irq_fd >= 0)
+		(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
+}
+
+void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
+		    uint32_t queues, const struct lv_mem *mem,
+		    struct lv_events *events, uint64_t features)
+{
+	struct lv_device *device = calloc(1, bytes);
+	int error;
+
+	if (device == NULL)
+		return NULL;
+	error = lv_device_init(device, ops, queues, mem, events, features);
+	if (error == 0)
+		return device;
+	free(device);
+	errno = -error;
+	return NULL;
+}
+
+void lv_device_free(struct lv_device *device)
+{
+	lv_device_fini(device);
+	free(device);
 }
 
 static void interrupt(struct lv_device *device, uint32_t cause)
@@ -206,10 +220,21 @@ static void activate(struct lv_device *device)
 		lv_eventfd_signal(device->kick_fd[i]);
 }
 
-static bool features_acceptable(const struct lv_device *device)
+/* The status after this one; 3.1.1 knows no other way. */
+static uint32_t next_status(uint32_t status)
 {
-	return (device->driver_features & ~device->features) == 0 &&
-	       (device->driver_features & LV_VIRTIO_F_VERSION_1) != 0;
+	switch (status) {
+	case 0:
+		return LV_STATUS_ACKNOWLEDGE;
+	case LV_STATUS_ACKNOWLEDGE:
+		return CHAIN_DRIVER;
+	case CHAIN_DRIVER:
+		return CHAIN_FEATURES;
+	case CHAIN_FEATURES:
+		return CHAIN_OK;
+	default:
+		return status;
+	}
 }
 
 static bool write_status(struct lv_device *device, uint32_t value)
@@ -218,62 +243,40 @@ static bool write_status(struct lv_device *device, uint32_t value)
 	/* A driver that writes back what it read keeps NEEDS_RESET set. */
 	uint32_t from = old & ~LV_STATUS_NEEDS_RESET;
 	uint32_t to = value & ~LV_STATUS_NEEDS_RESET;
+	uint64_t features = device->driver_features;
 
 	if (value == 0) {
 		reset(device);
-		return true;
-	}
-	if ((to & LV_STATUS_FAILED) != 0) {
+	} else if ((to & LV_STATUS_FAILED) != 0) {
 		device->active = false;
 		set_status(device, old | LV_STATUS_FAILED);
-		return true;
-	}
-	if (from == 0 && to == LV_STATUS_ACKNOWLEDGE) {
-		set_status(device, to);
-		return true;
-	}
-	if (from == LV_STATUS_ACKNOWLEDGE && to == CHAIN_DRIVER) {
-		set_status(device, to);
-		return true;
-	}
-	if (from == CHAIN_DRIVER && to == CHAIN_FEATURES) {
-		/* 3.1.1 step 6: a refusal is FEATURES_OK reading back as 0. */
-		if (!features_acceptable(device))
-			return false;
-		set_status(device, to);
-		return true;
-	}
-	if (old == CHAIN_FEATURES && to == CHAIN_OK) {
+	} else if (from == to) {
+		return true; /* Linux writes it again when nothing changed. */
+	} else if (to != next_status(from)) {
+		return false;
+	} else if (to == CHAIN_OK) {
 		activate(device);
-		return true;
+	} else if (to == CHAIN_FEATURES &&
+		   ((features & ~device->features) != 0 ||
+		    (features & LV_VIRTIO_F_VERSION_1) == 0)) {
+		/* 3.1.1 step 6: a refusal is FEATURES_OK reading back as 0. */
+		return false;
+	} else {
+		set_status(device, to);
 	}
-	/* Linux writes status again when nothing changed. */
-	return from == to;
+	return true;
 }
 
-static void set_low(uint64_t *address, uint32_t value)
+static bool write_half(uint64_t *whole, bool high, uint32_t value)
 {
-	*address = (*address & ~0xffffffffull) | value;
-}
-
-static void set_high(uint64_t *address, uint32_t value)
-{
-	*address = (*address & 0xffffffffull) | (uint64_t)value << 32;
-}
-
-static bool write_queue_num(struct lv_queue *queue, uint32_t value)
-{
-	bool good =
-	    value != 0 && value <= LV_QUEUE_MAX && (value & (value - 1)) == 0;
-
-	/* A refused size leaves a queue that cannot become ready. */
-	queue->num = good ? value : 0;
-	return good;
+	memcpy((uint8_t *)whole + (high ? 4 : 0), &value, sizeof(value));
+	return true;
 }
 
 static bool write_queue(struct lv_device *device, uint64_t offset,
 			uint32_t value)
 {
+	bool high = (offset & 4) != 0;
 	struct lv_queue *queue;
 
 	if (status_of(device) != CHAIN_FEATURES ||
@@ -287,27 +290,21 @@ static bool write_queue(struct lv_device *device, uint64_t offset,
 	/* 4.2.2.2: not while the queue is ready. */
 	if (queue->ready)
 		return false;
-	switch (offset) {
-	case REG_QUEUE_NUM:
-		return write_queue_num(queue, value);
-	case REG_QUEUE_DESC_LOW:
-		set_low(&queue->desc_addr, value);
-		return true;
-	case REG_QUEUE_DESC_HIGH:
-		set_high(&queue->desc_addr, value);
-		return true;
-	case REG_QUEUE_AVAIL_LOW:
-		set_low(&queue->avail_addr, value);
-		return true;
-	case REG_QUEUE_AVAIL_HIGH:
-		set_high(&queue->avail_addr, value);
-		return true;
-	case REG_QUEUE_USED_LOW:
-		set_low(&queue->used_addr, value);
-		return true;
-	case REG_QUEUE_USED_HIGH:
-		set_high(&queue->used_addr, value);
-		return true;
+	if (offset == REG_QUEUE_NUM) {
+		bool good = value != 0 && value <= LV_QUEUE_MAX &&
+			    (value & (value - 1)) == 0;
+
+		/* A refused size leaves a queue that cannot become ready. */
+		queue->num = good ? value : 0;
+		return good;
+	}
+	switch (offset & ~4ull) {
+	case REG_QUEUE_DESC:
+		return write_half(&queue->desc_addr, high, value);
+	case REG_QUEUE_AVAIL:
+		return write_half(&queue->avail_addr, high, value);
+	case REG_QUEUE_USED:
+		return write_half(&queue->used_addr, high, value);
 	default:
 		return false;
 	}
@@ -317,13 +314,10 @@ static bool write_driver_features(struct lv_device *device, uint32_t value)
 {
 	if (status_of(device) != CHAIN_DRIVER)
 		return false;
-	if (device->driver_features_sel == 0)
-		set_low(&device->driver_features, value);
-	else if (device->driver_features_sel == 1)
-		set_high(&device->driver_features, value);
-	else
+	if (device->driver_features_sel > 1)
 		return value == 0; /* pages that hold no bit of ours */
-	return true;
+	return write_half(&device->driver_features,
+			  device->driver_features_sel == 1, value);
 }
 
 /* Only when no ioeventfd took the write: a value that names no queue. */
@@ -360,13 +354,6 @@ static bool write_register(struct lv_device *device, uint64_t offset,
 	}
 }
 
-static uint32_t features_page(uint64_t features, uint32_t page)
-{
-	if (page > 1)
-		return 0;
-	return (uint32_t)(features >> (32 * page));
-}
-
 static uint32_t read_register(struct lv_device *device, uint64_t offset,
 			      bool *known)
 {
@@ -383,8 +370,10 @@ static uint32_t read_register(struct lv_device *device, uint64_t offset,
 	case REG_VENDOR_ID:
 		return VENDOR;
 	case REG_DEVICE_FEATURES:
-		return features_page(device->features,
-				     device->device_features_sel);
+		return device->device_features_sel > 1
+			   ? 0
+			   : (uint32_t)(device->features >>
+					32 * device->device_features_sel);
 	case REG_QUEUE_NUM_MAX:
 		return selected < device->queues ? LV_QUEUE_MAX : 0;
 	case REG_QUEUE_READY:

@@ -235,28 +235,27 @@ int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	net = calloc(1, sizeof(*net));
 	if (net == NULL)
 		return -ENOMEM;
-	error = lv_net_host_open(&net->host, config);
-	if (error < 0)
-		goto fail_free;
 	lv_limiter_init(&net->rx, &config->rx);
 	lv_limiter_init(&net->tx, &config->tx);
 	memcpy(net->mac, config->mac, MAC_BYTES);
 	memcpy(space.mac, config->mac, MAC_BYTES);
 	memcpy(net->device.config, &space, sizeof(space));
 	net->device.config_bytes = sizeof(space);
-	if (net->host.tap)
+	if ((config->flags & LV_NET_TAP) != 0)
 		features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO | F_HOST_TSO;
 	error =
 	    lv_device_init(&net->device, &net_ops, 2, mem, events, features);
-	if (error < 0)
-		goto fail_close;
+	if (error == 0) {
+		error = lv_net_host_open(&net->host, config);
+		if (error < 0)
+			lv_device_fini(&net->device);
+	}
+	if (error < 0) {
+		free(net);
+		return error;
+	}
 	net->device.poll_fd = net->host.fd;
 	net->device.poll_events = EPOLLIN | EPOLLOUT | EPOLLET;
 	*out = &net->device;
 	return 0;
-fail_close:
-	lv_net_host_close(&net->host);
-fail_free:
-	free(net);
-	return error;
 }

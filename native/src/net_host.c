@@ -30,76 +30,66 @@
 #define F_GUEST_TSO4 (1ull << 7)
 #define F_GUEST_TSO6 (1ull << 8)
 
-static int open_tap(const char *name)
+/* Both: 0, or -1 and errno. The name fits. */
+static int name_tap(int fd, const char *name)
 {
 	struct ifreq request = {.ifr_flags =
 				    IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	int header = LV_NET_HEADER;
-	int fd;
 
-	if (strlen(name) >= IFNAMSIZ)
-		return -ENAMETOOLONG;
-	fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
 	memcpy(request.ifr_name, name, strlen(name));
-	if (ioctl(fd, TUNSETIFF, &request) < 0 ||
-	    ioctl(fd, TUNSETVNETHDRSZ, &header) < 0) {
-		int error = -errno;
-
-		(void)close(fd);
-		return error;
-	}
-	return fd;
+	return ioctl(fd, TUNSETIFF, &request) < 0
+		   ? -1
+		   : ioctl(fd, TUNSETVNETHDRSZ, &header);
 }
 
-static int open_socket(const char *path)
+static int dial(int fd, const char *path)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd;
 
-	if (strlen(path) >= sizeof(address.sun_path))
-		return -ENAMETOOLONG;
 	memcpy(address.sun_path, path, strlen(path));
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (const struct sockaddr *)&address, sizeof(address)) <
-	    0) {
-		int error = -errno;
+	return connect(fd, (struct sockaddr *)&address, sizeof(address));
+}
 
-		(void)close(fd);
-		return error;
+static int open_host(const struct lv_net_config *config, bool tap)
+{
+	const char *name = config->name;
+	int fd, error;
+
+	if (config->fd >= 0) {
+		fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
+		return fd < 0 ? -errno : fd;
 	}
-	return fd;
+	if (strlen(name) >= (tap ? IFNAMSIZ : sizeof(config->name)))
+		return -ENAMETOOLONG;
+	fd = tap ? open("/dev/net/tun", O_RDWR | O_CLOEXEC)
+		 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && (tap ? name_tap(fd, name) : dial(fd, name)) == 0)
+		return fd;
+	error = -errno;
+	if (fd >= 0)
+		(void)close(fd);
+	return error;
 }
 
 int lv_net_host_open(struct lv_net_host *host,
 		     const struct lv_net_config *config)
 {
 	host->tap = (config->flags & LV_NET_TAP) != 0;
-	if (config->fd >= 0) {
-		host->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-		if (host->fd < 0)
-			return -errno;
-	} else {
-		host->fd = host->tap ? open_tap(config->name)
-				     : open_socket(config->name);
-		if (host->fd < 0)
-			return host->fd;
-	}
+	host->fd = open_host(config, host->tap);
+	if (host->fd < 0)
+		return host->fd;
 	host->open = true;
 	host->in_start = HEAD;
 	host->in_end = HEAD;
 	host->in = malloc(IN_BYTES);
 	host->out = malloc(PREFIX + LV_NET_FRAME_MAX);
-	if (host->in == NULL || host->out == NULL ||
-	    fcntl(host->fd, F_SETFL, fcntl(host->fd, F_GETFL) | O_NONBLOCK) <
-		0) {
-		lv_net_host_close(host);
-		return -ENOMEM;
-	}
-	return 0;
+	if (host->in != NULL && host->out != NULL &&
+	    fcntl(host->fd, F_SETFL, fcntl(host->fd, F_GETFL) | O_NONBLOCK) ==
+		0)
+		return 0;
+	lv_net_host_close(host);
+	return -ENOMEM;
 }
 
 void lv_net_host_close(struct lv_net_host *host)
@@ -137,10 +127,8 @@ static int fill(struct lv_net_host *host)
 		host->in_start = HEAD;
 		host->in_end = HEAD + left;
 	}
-	do
-		got = read(host->fd, host->in + host->in_end,
-			   IN_BYTES - host->in_end);
-	while (got < 0 && errno == EINTR);
+	got = TEMP_FAILURE_RETRY(
+	    read(host->fd, host->in + host->in_end, IN_BYTES - host->in_end));
 	if (got < 0 && errno == EAGAIN)
 		return 0;
 	if (got <= 0)
@@ -195,12 +183,10 @@ void lv_net_host_take(struct lv_net_host *host)
 int lv_net_host_flush(struct lv_net_host *host)
 {
 	while (host->out_start < host->out_end) {
-		ssize_t sent =
+		ssize_t sent = TEMP_FAILURE_RETRY(
 		    send(host->fd, host->out + host->out_start,
-			 host->out_end - host->out_start, MSG_NOSIGNAL);
+			 host->out_end - host->out_start, MSG_NOSIGNAL));
 
-		if (sent < 0 && errno == EINTR)
-			continue;
 		if (sent < 0)
 			return -errno;
 		host->out_start += (uint32_t)sent;
@@ -222,9 +208,7 @@ static int send_stream(struct lv_net_host *host, const struct lv_chain *chain)
 	message.msg_iovlen =
 	    1 + lv_iov_slice(host->iov + 1, chain->iov, chain->readable,
 			     LV_NET_HEADER, bytes);
-	do
-		sent = sendmsg(host->fd, &message, MSG_NOSIGNAL);
-	while (sent < 0 && errno == EINTR);
+	sent = TEMP_FAILURE_RETRY(sendmsg(host->fd, &message, MSG_NOSIGNAL));
 	if (sent < 0)
 		return -errno;
 	if ((uint32_t)sent < PREFIX + bytes) {
@@ -238,13 +222,11 @@ static int send_stream(struct lv_net_host *host, const struct lv_chain *chain)
 
 int lv_net_host_send(struct lv_net_host *host, const struct lv_chain *chain)
 {
-	ssize_t sent;
-
 	if (!host->tap)
 		return send_stream(host, chain);
-	do
-		sent = writev(host->fd, chain->iov, (int)chain->readable);
-	while (sent < 0 && errno == EINTR);
 	/* A full TAP loses frames, as a full wire does. */
-	return sent < 0 ? -EIO : 0;
+	return TEMP_FAILURE_RETRY(
+		   writev(host->fd, chain->iov, (int)chain->readable)) < 0
+		   ? -EIO
+		   : 0;
 }

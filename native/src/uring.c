@@ -110,11 +110,9 @@ void lv_uring_queue(struct lv_uring *ring, const struct io_uring_sqe *sqe)
 void lv_uring_submit(struct lv_uring *ring)
 {
 	while (ring->queued > 0) {
-		long taken = syscall(SYS_io_uring_enter, ring->fd, ring->queued,
-				     0, 0, NULL, 0);
+		long taken = TEMP_FAILURE_RETRY(syscall(
+		    SYS_io_uring_enter, ring->fd, ring->queued, 0, 0, NULL, 0));
 
-		if (taken < 0 && errno == EINTR)
-			continue;
 		if (taken <= 0)
 			return;
 		ring->queued -= (uint32_t)taken;

@@ -229,23 +229,19 @@ static void handle_exit(struct lv_vcpu *vcpu)
 
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
-		atomic_fetch_add_explicit(&vcpu->exits.pio, 1,
-					  memory_order_relaxed);
+		LV_ADD(vcpu->stats.exits_pio, 1);
 		handle_pio(vcpu);
 		return;
 	case KVM_EXIT_MMIO:
-		atomic_fetch_add_explicit(&vcpu->exits.mmio, 1,
-					  memory_order_relaxed);
+		LV_ADD(vcpu->stats.exits_mmio, 1);
 		lv_board_mmio(vcpu->vm, run->mmio.phys_addr, run->mmio.data,
 			      run->mmio.len, run->mmio.is_write != 0);
 		return;
 	case KVM_EXIT_INTR:
-		atomic_fetch_add_explicit(&vcpu->exits.intr, 1,
-					  memory_order_relaxed);
+		LV_ADD(vcpu->stats.exits_intr, 1);
 		return;
 	default:
-		atomic_fetch_add_explicit(&vcpu->exits.other, 1,
-					  memory_order_relaxed);
+		LV_ADD(vcpu->stats.exits_other, 1);
 		handle_other(vcpu);
 	}
 }
@@ -272,8 +268,7 @@ static void *run(void *arg)
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			handle_exit(vcpu);
 		} else if (errno == EINTR) {
-			atomic_fetch_add_explicit(&vcpu->exits.intr, 1,
-						  memory_order_relaxed);
+			LV_ADD(vcpu->stats.exits_intr, 1);
 			park(vm);
 		} else if (errno == EAGAIN) {
 			/* A halted AP was woken without a SIPI. */

@@ -41,9 +41,8 @@ enum lv_device_fault lv_queue_start(struct lv_queue *queue,
 {
 	uint64_t n = queue->num;
 
-	if (n == 0 || n > LV_QUEUE_MAX || (n & (n - 1)) != 0)
-		return LV_FAULT_RING_ADDRESS;
-	if (queue->desc_addr % 16 != 0 || queue->avail_addr % 2 != 0 ||
+	if (n == 0 || n > LV_QUEUE_MAX || (n & (n - 1)) != 0 ||
+	    queue->desc_addr % 16 != 0 || queue->avail_addr % 2 != 0 ||
 	    queue->used_addr % 4 != 0)
 		return LV_FAULT_RING_ADDRESS;
 	queue->desc = lv_gpa(mem, queue->desc_addr, DESC_BYTES * n);
@@ -53,9 +52,7 @@ enum lv_device_fault lv_queue_start(struct lv_queue *queue,
 		return LV_FAULT_RING_ADDRESS;
 	queue->event_idx = event_idx;
 	queue->indirect = indirect;
-	queue->next_avail = 0;
-	queue->next_used = 0;
-	queue->signalled = 0;
+	queue->next_avail = queue->next_used = queue->signalled = 0;
 	return LV_FAULT_NONE;
 }
 
@@ -177,10 +174,8 @@ int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 	if (chain->head >= queue->num)
 		return -(int)LV_FAULT_HEAD_INDEX;
 	chain->misordered = false;
-	chain->readable = 0;
-	chain->writable = 0;
-	chain->readable_bytes = 0;
-	chain->writable_bytes = 0;
+	chain->readable = chain->writable = 0;
+	chain->readable_bytes = chain->writable_bytes = 0;
 	walk.index = chain->head;
 	fault = walk_chain(queue, mem, &walk, chain);
 	if (fault != LV_FAULT_NONE)

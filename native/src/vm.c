@@ -43,11 +43,8 @@ uint32_t lv_abi_version(void)
 
 int lv_ioctl(int fd, unsigned long request, void *arg)
 {
-	int result;
+	int result = (int)TEMP_FAILURE_RETRY(ioctl(fd, request, arg));
 
-	do
-		result = ioctl(fd, request, arg);
-	while (result < 0 && errno == EINTR);
 	return result < 0 ? -errno : result;
 }
 
@@ -79,10 +76,7 @@ int lv_kvm_probe(uint32_t *missing)
 {
 	int fd = open_kvm(missing);
 
-	if (fd < 0)
-		return fd;
-	(void)close(fd);
-	return 0;
+	return fd < 0 ? fd : close(fd);
 }
 
 static int check_config(const struct lv_vm_config *config)
@@ -227,8 +221,8 @@ int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out)
 	(void)pthread_cond_init(&vm->gate, NULL);
 	vm->kvm_fd = open_kvm(NULL);
 	error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
-	/* Memory first: after the chips set up their routing, KVM keeps the next
-	 * change of memory waiting for a grace period, 5 ms. */
+	/* Memory first: after the chips set up their routing, KVM keeps the
+	 * next change of memory waiting for a grace period, 5 ms. */
 	if (error == 0)
 		error = add_memory(vm, config);
 	if (error == 0)

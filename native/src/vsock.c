@@ -57,6 +57,7 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 		vsock->used++;
 	vsock->kill_count += killed;
 	vsock->conn_count += !killed;
+	conn->vsock = vsock;
 	conn->state = state;
 	conn->fd = fd;
 	conn->killed = killed;
@@ -64,9 +65,9 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 	conn->guest_port = guest_port;
 	conn->host_port = host_port;
 	conn->readable = true;
-	if (killed || lv_vsock_watch(vsock, conn) == 0)
+	if (killed || lv_vsock_watch(conn) == 0)
 		return conn;
-	lv_conn_free(vsock, conn);
+	lv_conn_free(conn);
 	return NULL;
 }
 
@@ -80,8 +81,10 @@ static void close_host(struct lv_conn *conn)
 	conn->buf_len = 0;
 }
 
-void lv_conn_free(struct lv_vsock *vsock, struct lv_conn *conn)
+void lv_conn_free(struct lv_conn *conn)
 {
+	struct lv_vsock *vsock = conn->vsock;
+
 	close_host(conn);
 	vsock->kill_count -= conn->killed;
 	vsock->conn_count -= !conn->killed;
@@ -105,10 +108,10 @@ struct lv_conn *lv_conn_find(struct lv_vsock *vsock, uint32_t guest_port,
 	return NULL;
 }
 
-void lv_conn_abort(struct lv_vsock *vsock, struct lv_conn *conn)
+void lv_conn_abort(struct lv_conn *conn)
 {
 	if (conn->state < LV_CONN_REQUESTED) {
-		lv_conn_free(vsock, conn);
+		lv_conn_free(conn);
 		return;
 	}
 	close_host(conn);
@@ -117,13 +120,13 @@ void lv_conn_abort(struct lv_vsock *vsock, struct lv_conn *conn)
 	conn->pending = LV_OP_BIT(LV_OP_RST);
 }
 
-void lv_conn_deadline(struct lv_vsock *vsock, struct lv_conn *conn)
+void lv_conn_deadline(struct lv_conn *conn)
 {
 	conn->deadline_ns = lv_now_ns() + TIMEOUT_NS;
-	vsock->device.wants_tick = true;
+	conn->vsock->device.wants_tick = true;
 }
 
-void lv_conn_shut(struct lv_vsock *vsock, struct lv_conn *conn, uint32_t flags)
+void lv_conn_shut(struct lv_conn *conn, uint32_t flags)
 {
 	if (conn->state != LV_CONN_OPEN || (conn->shut & flags) == flags)
 		return;
@@ -131,20 +134,20 @@ void lv_conn_shut(struct lv_vsock *vsock, struct lv_conn *conn, uint32_t flags)
 	conn->pending |= LV_OP_BIT(LV_OP_SHUTDOWN);
 	/* The guest answers a full shutdown with RST when it is done. */
 	if (conn->shut == LV_SHUT_BOTH)
-		lv_conn_deadline(vsock, conn);
+		lv_conn_deadline(conn);
 }
 
-void lv_conn_settle(struct lv_vsock *vsock, struct lv_conn *conn)
+void lv_conn_settle(struct lv_conn *conn)
 {
 	if (conn->buf_len > 0)
 		return;
 	if (conn->state == LV_CONN_LINGER)
-		lv_conn_free(vsock, conn);
+		lv_conn_free(conn);
 	if (conn->state != LV_CONN_OPEN ||
 	    (conn->guest_shut & LV_SHUT_SEND) == 0)
 		return;
 	if (conn->guest_shut == LV_SHUT_BOTH) {
-		lv_conn_abort(vsock, conn);
+		lv_conn_abort(conn);
 		return;
 	}
 	if (!conn->write_closed)
@@ -152,7 +155,7 @@ void lv_conn_settle(struct lv_vsock *vsock, struct lv_conn *conn)
 	conn->write_closed = true;
 	/* Nothing can come from either side: the guest gets time to close. */
 	if ((conn->shut & LV_SHUT_SEND) != 0 && conn->deadline_ns == 0)
-		lv_conn_deadline(vsock, conn);
+		lv_conn_deadline(conn);
 }
 
 /* ---- from the guest ---- */
@@ -178,10 +181,10 @@ static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 	conn->pending = LV_OP_BIT(LV_OP_RESPONSE);
 }
 
-static void take_rst(struct lv_vsock *vsock, struct lv_conn *conn)
+static void take_rst(struct lv_conn *conn)
 {
 	if (conn->state != LV_CONN_OPEN || conn->buf_len == 0) {
-		lv_conn_free(vsock, conn);
+		lv_conn_free(conn);
 		return;
 	}
 	/* What the guest sent before still goes to the host. */
@@ -191,19 +194,19 @@ static void take_rst(struct lv_vsock *vsock, struct lv_conn *conn)
 }
 
 /* False for a packet that the connection may not get. */
-static bool take_op(struct lv_vsock *vsock, struct lv_conn *conn,
-		    const struct header *header, const struct lv_chain *chain)
+static bool take_op(struct lv_conn *conn, const struct header *header,
+		    const struct lv_chain *chain)
 {
 	struct iovec iov[LV_QUEUE_MAX];
 	uint32_t count;
 
 	if (header->op == LV_OP_RST)
-		take_rst(vsock, conn);
+		take_rst(conn);
 	if (conn->state < LV_CONN_REQUESTED || conn->state == LV_CONN_DEAD)
 		return true; /* gone, or the guest did not see our RST yet */
 	if (conn->state == LV_CONN_REQUESTED) {
 		if (header->op == LV_OP_RESPONSE)
-			lv_vsock_accepted(vsock, conn);
+			lv_vsock_accepted(conn);
 		return header->op == LV_OP_RESPONSE;
 	}
 	switch (header->op) {
@@ -214,13 +217,13 @@ static bool take_op(struct lv_vsock *vsock, struct lv_conn *conn,
 			return false;
 		count = lv_iov_slice(iov, chain->iov, chain->readable,
 				     sizeof(*header), header->len);
-		lv_vsock_deliver(vsock, conn, iov, count, header->len);
+		lv_vsock_deliver(conn, iov, count, header->len);
 		return true;
 	case LV_OP_SHUTDOWN:
 		conn->guest_shut |= (uint8_t)(header->flags & LV_SHUT_BOTH);
 		if ((conn->guest_shut & LV_SHUT_RCV) != 0)
 			(void)shutdown(conn->fd, SHUT_RD);
-		lv_conn_settle(vsock, conn);
+		lv_conn_settle(conn);
 		return true;
 	case LV_OP_CREDIT_REQUEST:
 		conn->pending |= LV_OP_BIT(LV_OP_CREDIT_UPDATE);
@@ -252,10 +255,10 @@ static int64_t take_packet(struct lv_device *device, uint32_t queue,
 	if (conn != NULL) {
 		conn->peer_alloc = header.buf_alloc;
 		conn->peer_fwd = header.fwd_cnt;
-		good = header.type == TYPE_STREAM &&
-		       take_op(vsock, conn, &header, chain);
+		good =
+		    header.type == TYPE_STREAM && take_op(conn, &header, chain);
 		if (!good)
-			lv_conn_abort(vsock, conn);
+			lv_conn_abort(conn);
 	} else if (header.op == LV_OP_REQUEST && header.type == TYPE_STREAM) {
 		open_from_guest(vsock, &header);
 	} else if (header.op != LV_OP_RST) {
@@ -301,8 +304,7 @@ static struct lv_conn *next_conn(struct lv_vsock *vsock)
 }
 
 /* Reads from the socket into the chain behind the header. Bytes, or 0. */
-static uint32_t read_host(struct lv_vsock *vsock, struct lv_conn *conn,
-			  const struct lv_chain *chain)
+static uint32_t read_host(struct lv_conn *conn, const struct lv_chain *chain)
 {
 	struct iovec iov[LV_QUEUE_MAX];
 	uint64_t room = chain->writable_bytes - sizeof(struct header);
@@ -316,23 +318,22 @@ static uint32_t read_host(struct lv_vsock *vsock, struct lv_conn *conn,
 	while (got < 0 && errno == EINTR);
 	if (got > 0) {
 		conn->sent += (uint32_t)got;
-		LV_COUNT(&vsock->device, bytes_in, (uint64_t)got);
+		LV_COUNT(&conn->vsock->device, bytes_in, (uint64_t)got);
 		return (uint32_t)got;
 	}
 	conn->readable = false;
 	if (got == 0 || errno != EAGAIN) {
 		/* What the guest sends may still be wanted. */
-		lv_conn_shut(vsock, conn,
-			     conn->hup || got < 0 ? LV_SHUT_BOTH
-						  : LV_SHUT_SEND);
-		lv_conn_settle(vsock, conn);
+		lv_conn_shut(conn, conn->hup || got < 0 ? LV_SHUT_BOTH
+							: LV_SHUT_SEND);
+		lv_conn_settle(conn);
 	}
 	return 0;
 }
 
 /* Which packet a connection sends next; 0 = none after all. */
-static uint16_t next_op(struct lv_vsock *vsock, struct lv_conn *conn,
-			const struct lv_chain *chain, uint32_t *len)
+static uint16_t next_op(struct lv_conn *conn, const struct lv_chain *chain,
+			uint32_t *len)
 {
 	static const uint16_t order[] = {LV_OP_RST,	 LV_OP_REQUEST,
 					 LV_OP_RESPONSE, LV_OP_RW,
@@ -344,7 +345,7 @@ static uint16_t next_op(struct lv_vsock *vsock, struct lv_conn *conn,
 			conn->asked_credit = credit(conn) == 0;
 			if (conn->asked_credit)
 				return LV_OP_CREDIT_REQUEST;
-			*len = read_host(vsock, conn, chain);
+			*len = read_host(conn, chain);
 			if (*len > 0)
 				return LV_OP_RW;
 		}
@@ -357,14 +358,13 @@ static uint16_t next_op(struct lv_vsock *vsock, struct lv_conn *conn,
 }
 
 /* One packet of conn into the chain. Bytes, or 0 and the chain is unused. */
-static uint32_t send_packet(struct lv_vsock *vsock, struct lv_conn *conn,
-			    const struct lv_chain *chain)
+static uint32_t send_packet(struct lv_conn *conn, const struct lv_chain *chain)
 {
 	uint32_t len = 0;
-	uint16_t op = next_op(vsock, conn, chain, &len);
+	uint16_t op = next_op(conn, chain, &len);
 	struct header header = {
 	    .src_cid = HOST_CID,
-	    .dst_cid = vsock->guest_cid,
+	    .dst_cid = conn->vsock->guest_cid,
 	    .src_port = conn->host_port,
 	    .dst_port = conn->guest_port,
 	    .len = len,
@@ -383,7 +383,7 @@ static uint32_t send_packet(struct lv_vsock *vsock, struct lv_conn *conn,
 	conn->fwd_told = conn->fwd;
 	conn->pending &= ~LV_OP_BIT(LV_OP_CREDIT_UPDATE);
 	if (op == LV_OP_RST)
-		lv_conn_free(vsock, conn);
+		lv_conn_free(conn);
 	return (uint32_t)sizeof(header) + len;
 }
 
@@ -402,7 +402,7 @@ static int64_t give_packet(struct lv_device *device, uint32_t queue,
 		return 0;
 	}
 	while (len == 0 && (conn = next_conn(vsock)) != NULL)
-		len = send_packet(vsock, conn, chain);
+		len = send_packet(conn, chain);
 	return len > 0 ? (int64_t)len : LV_LATER;
 }
 
@@ -433,7 +433,7 @@ static void tick(struct lv_device *device, uint64_t now_ns)
 
 		if (conn->deadline_ns != 0 && now_ns >= conn->deadline_ns) {
 			LV_COUNT(device, errors, 1);
-			lv_conn_abort(vsock, conn);
+			lv_conn_abort(conn);
 		}
 		device->wants_tick |= conn->deadline_ns != 0;
 	}
@@ -445,15 +445,14 @@ static void reset(struct lv_device *device)
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 
 	while (vsock->used > 0)
-		lv_conn_free(vsock, &vsock->conn[vsock->used - 1]);
+		lv_conn_free(&vsock->conn[vsock->used - 1]);
 }
 
 static void destroy(struct lv_device *device)
 {
 	reset(device);
 	lv_vsock_unlisten((struct lv_vsock *)device);
-	lv_device_fini(device);
-	free(device);
+	lv_device_free(device);
 }
 
 static const struct lv_device_ops vsock_ops = {
@@ -475,24 +474,18 @@ int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
 	    len == 0 || len == sizeof(config->path))
 		return -EINVAL;
-	vsock = calloc(1, sizeof(*vsock));
+	vsock =
+	    lv_device_new(sizeof(*vsock), &vsock_ops, QUEUES, mem, events, 0);
 	if (vsock == NULL)
-		return -ENOMEM;
-	error =
-	    lv_device_init(&vsock->device, &vsock_ops, QUEUES, mem, events, 0);
-	if (error < 0) {
-		free(vsock);
-		return error;
-	}
+		return -errno;
 	vsock->guest_cid = config->guest_cid;
 	memcpy(vsock->path, config->path, len);
 	memcpy(vsock->device.config, &vsock->guest_cid, sizeof(uint64_t));
 	vsock->device.config_bytes = sizeof(uint64_t);
 	error = lv_vsock_listen(vsock);
-	if (error < 0) {
+	if (error < 0)
 		destroy(&vsock->device);
-		return error;
-	}
-	*out = &vsock->device;
-	return 0;
+	else
+		*out = &vsock->device;
+	return error;
 }

@@ -54,6 +54,7 @@ enum lv_conn_state {
 };
 
 struct lv_conn {
+	struct lv_vsock *vsock;
 	enum lv_conn_state state;
 	int fd; /* -1 = none */
 	uint32_t guest_port;
@@ -98,31 +99,31 @@ struct lv_vsock {
 struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 			    enum lv_conn_state state, uint32_t guest_port,
 			    uint32_t host_port);
-void lv_conn_free(struct lv_vsock *vsock, struct lv_conn *conn);
+void lv_conn_free(struct lv_conn *conn);
 /* Of those that the guest knows. */
 struct lv_conn *lv_conn_find(struct lv_vsock *vsock, uint32_t guest_port,
 			     uint32_t host_port);
 /* Closes the host's end at once; when the guest has room, it gets an RST and
  * the connection is freed. One that it does not know is freed now. */
-void lv_conn_abort(struct lv_vsock *vsock, struct lv_conn *conn);
-void lv_conn_deadline(struct lv_vsock *vsock, struct lv_conn *conn);
+void lv_conn_abort(struct lv_conn *conn);
+void lv_conn_deadline(struct lv_conn *conn);
 /* Adds LV_SHUT_* to what the guest of an open one is told. */
-void lv_conn_shut(struct lv_vsock *vsock, struct lv_conn *conn, uint32_t flags);
+void lv_conn_shut(struct lv_conn *conn, uint32_t flags);
 /* Ends what can end once the guest's bytes are out. */
-void lv_conn_settle(struct lv_vsock *vsock, struct lv_conn *conn);
+void lv_conn_settle(struct lv_conn *conn);
 
 /* vsock_host.c */
 int lv_vsock_listen(struct lv_vsock *vsock);
 void lv_vsock_unlisten(struct lv_vsock *vsock);
 /* A socket connected to <path>_<port>, or -errno. */
 int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port);
-int lv_vsock_watch(const struct lv_vsock *vsock, const struct lv_conn *conn);
+int lv_vsock_watch(const struct lv_conn *conn);
 /* Handles what the sockets reported. */
 void lv_vsock_host_events(struct lv_vsock *vsock);
 /* The guest accepted: tells the host. */
-void lv_vsock_accepted(struct lv_vsock *vsock, struct lv_conn *conn);
+void lv_vsock_accepted(struct lv_conn *conn);
 /* Hands len bytes to the host or keeps them; there is room for them. */
-void lv_vsock_deliver(struct lv_vsock *vsock, struct lv_conn *conn,
-		      struct iovec *iov, uint32_t count, uint32_t len);
+void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
+		      uint32_t len);
 
 #endif

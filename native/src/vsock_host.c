@@ -41,17 +41,17 @@ static void advance(struct lv_conn *conn, uint32_t n)
 		conn->pending |= LV_OP_BIT(LV_OP_CREDIT_UPDATE);
 }
 
-static void drop_bytes(struct lv_vsock *vsock, struct lv_conn *conn, uint32_t n)
+static void drop_bytes(struct lv_conn *conn, uint32_t n)
 {
-	LV_COUNT(&vsock->device, dropped, n);
+	LV_COUNT(&conn->vsock->device, dropped, n);
 	advance(conn, n);
 }
 
 /* How many the socket took. When the host reads no more, what waits is dropped;
  * but what it wrote may still wait, so the other half goes on: the guest only
  * learns that sending is over. */
-static uint32_t send_some(struct lv_vsock *vsock, struct lv_conn *conn,
-			  struct iovec *iov, uint32_t count)
+static uint32_t send_some(struct lv_conn *conn, struct iovec *iov,
+			  uint32_t count)
 {
 	struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
 	ssize_t done;
@@ -60,26 +60,26 @@ static uint32_t send_some(struct lv_vsock *vsock, struct lv_conn *conn,
 		done = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 	while (done < 0 && errno == EINTR);
 	if (done >= 0) {
-		LV_COUNT(&vsock->device, bytes_out, (uint64_t)done);
+		LV_COUNT(&conn->vsock->device, bytes_out, (uint64_t)done);
 		advance(conn, (uint32_t)done);
 		return (uint32_t)done;
 	}
 	if (errno != EAGAIN) {
-		drop_bytes(vsock, conn, conn->buf_len);
+		drop_bytes(conn, conn->buf_len);
 		conn->buf_len = 0;
-		lv_conn_shut(vsock, conn, LV_SHUT_RCV);
+		lv_conn_shut(conn, LV_SHUT_RCV);
 	}
 	return 0;
 }
 
-static void flush(struct lv_vsock *vsock, struct lv_conn *conn)
+static void flush(struct lv_conn *conn)
 {
 	uint32_t done = 1;
 
 	while (conn->buf_len > 0 && done > 0) {
 		struct iovec iov = {conn->buf + conn->buf_first, conn->buf_len};
 
-		done = send_some(vsock, conn, &iov, 1);
+		done = send_some(conn, &iov, 1);
 		conn->buf_first += done;
 		conn->buf_len -= done;
 	}
@@ -90,16 +90,16 @@ static void flush(struct lv_vsock *vsock, struct lv_conn *conn)
 	}
 }
 
-void lv_vsock_deliver(struct lv_vsock *vsock, struct lv_conn *conn,
-		      struct iovec *iov, uint32_t count, uint32_t len)
+void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
+		      uint32_t len)
 {
 	uint32_t done = 0;
 
 	/* Behind what waits already; the socket says when it has room again. */
 	if (conn->buf_len == 0 && len > 0 && (conn->shut & LV_SHUT_RCV) == 0)
-		done = send_some(vsock, conn, iov, count);
+		done = send_some(conn, iov, count);
 	if ((conn->shut & LV_SHUT_RCV) != 0) {
-		drop_bytes(vsock, conn, len - done);
+		drop_bytes(conn, len - done);
 		return;
 	}
 	if (done == len)
@@ -107,8 +107,8 @@ void lv_vsock_deliver(struct lv_vsock *vsock, struct lv_conn *conn,
 	if (conn->buf == NULL)
 		conn->buf = malloc(LV_VSOCK_BUF);
 	if (conn->buf == NULL) {
-		LV_COUNT(&vsock->device, errors, 1);
-		lv_conn_abort(vsock, conn);
+		LV_COUNT(&conn->vsock->device, errors, 1);
+		lv_conn_abort(conn);
 		return;
 	}
 	/* At most once for each time that the socket took some. */
@@ -185,14 +185,14 @@ int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port)
 	return open_unix(&address, connect);
 }
 
-int lv_vsock_watch(const struct lv_vsock *vsock, const struct lv_conn *conn)
+int lv_vsock_watch(const struct lv_conn *conn)
 {
 	struct epoll_event event = {
 	    .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-	    .data.u64 = (uint64_t)(conn - vsock->conn),
+	    .data.u64 = (uint64_t)(conn - conn->vsock->conn),
 	};
 
-	return epoll_ctl(vsock->device.poll_fd, EPOLL_CTL_ADD, conn->fd,
+	return epoll_ctl(conn->vsock->device.poll_fd, EPOLL_CTL_ADD, conn->fd,
 			 &event);
 }
 
@@ -208,9 +208,9 @@ static void accept_all(struct lv_vsock *vsock)
 		conn = lv_conn_new(vsock, fd, LV_CONN_HANDSHAKE, 0, 0);
 		/* Without a driver nobody can answer; the caller retries. */
 		if (conn != NULL && !vsock->device.active)
-			lv_conn_free(vsock, conn);
+			lv_conn_free(conn);
 		else if (conn != NULL)
-			lv_conn_deadline(vsock, conn);
+			lv_conn_deadline(conn);
 	}
 }
 
@@ -247,7 +247,7 @@ static size_t parse_line(const char *line, uint32_t *port)
 	return sizeof(verb) + digits;
 }
 
-static void handshake(struct lv_vsock *vsock, struct lv_conn *conn)
+static void handshake(struct lv_conn *conn)
 {
 	char line[LINE_MAX_BYTES + 1] = {0};
 	/* Looks first, so that what follows the line stays in the socket. */
@@ -262,16 +262,16 @@ static void handshake(struct lv_vsock *vsock, struct lv_conn *conn)
 		return;
 	len = parse_line(line, &conn->guest_port);
 	if (len == 0 || recv(conn->fd, line, len, 0) != (ssize_t)len) {
-		lv_conn_free(vsock, conn);
+		lv_conn_free(conn);
 		return;
 	}
-	conn->host_port = pick_port(vsock, conn->guest_port);
+	conn->host_port = pick_port(conn->vsock, conn->guest_port);
 	conn->state = LV_CONN_REQUESTED;
 	conn->pending = LV_OP_BIT(LV_OP_REQUEST);
-	lv_conn_deadline(vsock, conn);
+	lv_conn_deadline(conn);
 }
 
-void lv_vsock_accepted(struct lv_vsock *vsock, struct lv_conn *conn)
+void lv_vsock_accepted(struct lv_conn *conn)
 {
 	char line[LINE_MAX_BYTES];
 	int len =
@@ -281,25 +281,24 @@ void lv_vsock_accepted(struct lv_vsock *vsock, struct lv_conn *conn)
 	conn->deadline_ns = 0;
 	/* The socket is fresh: it has room, or its reader is gone. */
 	if (send(conn->fd, line, (size_t)len, MSG_NOSIGNAL) != len)
-		lv_conn_abort(vsock, conn);
+		lv_conn_abort(conn);
 }
 
-static void handle(struct lv_vsock *vsock, struct lv_conn *conn,
-		   uint32_t events)
+static void handle(struct lv_conn *conn, uint32_t events)
 {
 	bool hup = (events & (EPOLLHUP | EPOLLERR)) != 0;
 
 	if (conn->state == LV_CONN_HANDSHAKE) {
-		handshake(vsock, conn);
+		handshake(conn);
 	} else if (conn->state == LV_CONN_REQUESTED && hup) {
-		lv_conn_abort(vsock, conn);
+		lv_conn_abort(conn);
 	} else {
 		conn->readable |= hup || (events & ~(uint32_t)EPOLLOUT) != 0;
 		conn->hup |= hup;
 		if (hup && (conn->shut & LV_SHUT_SEND) != 0)
-			lv_conn_shut(vsock, conn, LV_SHUT_BOTH);
-		flush(vsock, conn);
-		lv_conn_settle(vsock, conn);
+			lv_conn_shut(conn, LV_SHUT_BOTH);
+		flush(conn);
+		lv_conn_settle(conn);
 	}
 }
 
@@ -313,7 +312,6 @@ void lv_vsock_host_events(struct lv_vsock *vsock)
 		if (event.data.u64 == LISTENER)
 			accept_all(vsock);
 		else
-			handle(vsock, &vsock->conn[event.data.u64],
-			       event.events);
+			handle(&vsock->conn[event.data.u64], event.events);
 	}
 }

@@ -6,6 +6,7 @@
  */
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { makeSpec, VmmProcess, writeBusyboxImage } from "../vm/kit.ts";
 import type { BootInput } from "./boot-sides.ts";
 
@@ -42,7 +43,7 @@ export async function measureIdle(input: BootInput, count: number): Promise<numb
       disks: [{ path: rootfs, readOnly: true, id: "rootfs" }],
       process: { argv: ["/bin/sleep", "1000"], env: [], cwd: "/", user: "", stopSignal: 9 },
     });
-    const vmm = machines.use(new VmmProcess(machine, spec));
+    const vmm = machines.use(new VmmProcess(machine, spec, {}, JAILED_ENTRY));
     processes.push(vmm);
     const client = await vmm.control();
     if (!(await client.reached("running")))

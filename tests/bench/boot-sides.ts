@@ -17,6 +17,7 @@ import { join } from "node:path";
 import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
+import { endGroup, type ExitCounter } from "./vmm-exits.ts";
 
 export type BootInput = {
   kernelPath: string;
@@ -31,14 +32,29 @@ export type BootInput = {
 const HELLO = "leveret-init ";
 const ROOT = join(import.meta.dir, "../..");
 
-/** Milliseconds. Kills what it started; throws when the line does not come in time. */
-async function timeToHello(fifo: string, argv: string[], timeoutMs: number): Promise<number> {
+/**
+ * Milliseconds. Kills what it started; throws when the line does not come in time.
+ * A counter counts from the start to the line.
+ */
+async function timeToHello(
+  fifo: string,
+  argv: string[],
+  timeoutMs: number,
+  counter: ExitCounter | null,
+): Promise<number> {
   // Read-write, so that opening does not wait for the other end.
   const fd = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
   const buffer = Buffer.alloc(64 << 10);
   let said = "";
   const startedAt = performance.now();
-  const child = Bun.spawn(argv, { stdin: "ignore", stdout: "ignore", stderr: "pipe", cwd: ROOT });
+  const child = Bun.spawn(counter?.wrap(argv) ?? argv, {
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: "pipe",
+    cwd: ROOT,
+    detached: true,
+  });
+  counter?.enable();
   try {
     for (;;) {
       said += readSome(fd, buffer);
@@ -51,8 +67,7 @@ async function timeToHello(fifo: string, argv: string[], timeoutMs: number): Pro
       await Bun.sleep(0.2);
     }
   } finally {
-    child.kill("SIGKILL");
-    await child.exited;
+    await endGroup(child, counter);
     closeSync(fd);
   }
   const stderr = await new Response(child.stderr).text();
@@ -74,7 +89,10 @@ function makeFifo(path: string): void {
 }
 
 /** The VMM process, as the agent starts it but for the jail. */
-export async function bootOurs(input: BootInput): Promise<number> {
+export async function bootOurs(
+  input: BootInput,
+  counter: ExitCounter | null = null,
+): Promise<number> {
   const directory = join(input.directory, "ours");
   rmSync(directory, { recursive: true, force: true });
   mkdirSync(directory);
@@ -99,11 +117,15 @@ export async function bootOurs(input: BootInput): Promise<number> {
   const fifo = join(directory, VMM_FILES.console);
   makeFifo(fifo);
   const argv = [process.execPath, JAILED_ENTRY, directory];
-  return timeToHello(fifo, argv, input.timeoutMs);
+  return timeToHello(fifo, argv, input.timeoutMs, counter);
 }
 
 /** QEMU's own machine for this purpose, with all it can leave out left out. */
-export async function bootQemu(input: BootInput, cpu: string | null): Promise<number> {
+export async function bootQemu(
+  input: BootInput,
+  cpu: string | null,
+  counter: ExitCounter | null = null,
+): Promise<number> {
   const fifo = join(input.directory, "qemu.serial");
   rmSync(fifo, { force: true });
   makeFifo(fifo);
@@ -113,7 +135,7 @@ export async function bootQemu(input: BootInput, cpu: string | null): Promise<nu
   argv.push("-m", `${input.memoryMib}`, "-smp", "1", "-nodefaults", "-no-user-config");
   argv.push("-display", "none", "-serial", `file:${fifo}`, "-kernel", input.kernelPath);
   argv.push("-initrd", input.initrdPath, "-append", append);
-  return timeToHello(fifo, argv, input.timeoutMs);
+  return timeToHello(fifo, argv, input.timeoutMs, counter);
 }
 
 /**

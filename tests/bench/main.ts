@@ -6,12 +6,14 @@ import { benchHub, HUB_USAGE } from "./hub.ts";
 import { benchPlace, PLACE_USAGE } from "./place.ts";
 import { benchImages, IMAGE_USAGE, parseImageOptions } from "./image.ts";
 import { type Figure, printFigures } from "./report.ts";
+import { benchVmm, VMM_USAGE } from "./vmm.ts";
 
 type Say = (line: string) => void;
 type Bench = { usage: string; run: (args: string[], say: Say) => Promise<Figure[]> };
 
 const BENCHES: Readonly<Record<string, Bench>> = {
   boot: { usage: BOOT_USAGE, run: boot },
+  vmm: { usage: VMM_USAGE, run: benchVmm },
   create: { usage: CREATE_USAGE, run: benchCreate },
   hub: { usage: HUB_USAGE, run: benchHub },
   place: { usage: PLACE_USAGE, run: benchPlace },

@@ -12,6 +12,7 @@ import { Vm } from "../../native/ffi.ts";
 import {
   VMM_EXIT,
   VMM_FILES,
+  type VmmExpected,
   type VmmMetrics,
   type VmmReply,
   type VmmSpec,
@@ -259,7 +260,8 @@ guestTest("a process that waits boots what it is told, or leaves with who starte
     expect(status.entryUs).toBeLessThan(status.bootUs ?? 0);
   }
   const directory = temporary.make("deserted");
-  writeFileSync(join(directory, VMM_FILES.pool), JSON.stringify({ cpus: 1, memoryMib: 64 }));
+  const expected: VmmExpected = { cpus: 1, memoryMib: 64, kernelPath, initrdPath };
+  writeFileSync(join(directory, VMM_FILES.pool), JSON.stringify(expected));
   await using vmm = new VmmProcess(directory, null);
   const client = await vmm.control();
   expect(await client.reached("waiting")).toBe(true);

@@ -109,12 +109,17 @@ export class VmmProcess implements AsyncDisposable {
   readonly #process: Bun.Subprocess<"ignore", "ignore", "pipe">;
   readonly #stderr: Promise<string>;
 
-  /** spec null = the test writes it later, or never. */
-  constructor(directory: string, spec: VmmSpec | string | null, env: Record<string, string> = {}) {
+  /** spec null = the test writes it later, or never. entry: from source unless told otherwise. */
+  constructor(
+    directory: string,
+    spec: VmmSpec | string | null,
+    env: Record<string, string> = {},
+    entry = MAIN,
+  ) {
     this.directory = directory;
     const text = typeof spec === "string" ? spec : JSON.stringify(spec);
     if (spec !== null) writeFileSync(join(directory, VMM_FILES.spec), text);
-    this.#process = Bun.spawn([process.execPath, MAIN, directory], {
+    this.#process = Bun.spawn([process.execPath, entry, directory], {
       stdin: "ignore",
       stdout: "ignore",
       stderr: "pipe",

@@ -5,8 +5,8 @@
  *   [LEVERET_GUEST_BZIMAGE=vmlinuz] bun test --timeout 300000 tests/vm/stock-kernel.test.ts
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, copyFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
 import { makeSpec, TemporaryDirectory, VmmProcess, writeBusyboxImage } from "./kit.ts";
 
@@ -20,29 +20,34 @@ const missing =
 if (missing !== "") process.stderr.write(`tests/vm/stock-kernel: skipped: ${missing}\n`);
 const guestTest = test.skipIf(missing !== "");
 
+/** Busybox, and lscpu with its libraries, since busybox has none. */
+function writeImage(directory: string, applets: readonly string[]): string {
+  const path = writeBusyboxImage(directory, applets);
+  const root = join(directory, "busybox-root");
+  const libraries = Bun.spawnSync(["ldd", "/usr/bin/lscpu"]).stdout.toString();
+  for (const [, library = ""] of libraries.matchAll(/(\/\S+) \(0x/g)) {
+    mkdirSync(join(root, dirname(library)), { recursive: true });
+    copyFileSync(library, join(root, library));
+    chmodSync(join(root, library), 0o755);
+  }
+  copyFileSync("/usr/bin/lscpu", join(root, "bin/lscpu"));
+  chmodSync(join(root, "bin/lscpu"), 0o755);
+  const argv = ["mksquashfs", root, path, "-noappend", "-quiet", "-no-progress", "-all-root"];
+  const { exitCode, stderr } = Bun.spawnSync(argv, { stdout: "ignore", stderr: "pipe" });
+  if (exitCode !== 0) throw new Error(`mksquashfs: ${stderr.toString()}`);
+  return path;
+}
+
 let temporary: TemporaryDirectory;
 let rootfs = "";
 beforeAll(() => {
   temporary = new TemporaryDirectory();
-  const applets = [
-    "sh",
-    "cat",
-    "grep",
-    "nproc",
-    "echo",
-    "uname",
-    "wc",
-    "seq",
-    "mkdir",
-    "dd",
-    "sync",
-  ];
-  if (missing === "") rootfs = writeBusyboxImage(temporary.path, applets);
+  const applets = ["sh", "cat", "grep", "nproc", "echo", "uname", "dmesg", "poweroff", "reboot"];
+  if (missing === "") rootfs = writeImage(temporary.path, applets);
 });
 afterAll(() => temporary[Symbol.dispose]());
 
-/** Standard output of a script in a guest that ends with 0. */
-async function guestSays(name: string, script: string, change: Partial<VmmSpec>): Promise<string> {
+function startGuest(name: string, script: string, change: Partial<VmmSpec>): VmmProcess {
   const spec = makeSpec({
     kernelPath,
     initrdPath,
@@ -52,7 +57,12 @@ async function guestSays(name: string, script: string, change: Partial<VmmSpec>)
     ...change,
   });
   const process_ = { ...spec.process, argv: ["/bin/sh", "-c", script], env: ["PATH=/bin"] };
-  await using vmm = new VmmProcess(temporary.make(name), { ...spec, process: process_ });
+  return new VmmProcess(temporary.make(name), { ...spec, process: process_ });
+}
+
+/** Standard output of a script in a guest that ends with 0. */
+async function guestSays(name: string, script: string, change: Partial<VmmSpec>): Promise<string> {
+  await using vmm = startGuest(name, script, change);
   const { status } = await vmm.ended();
   const console = readFileSync(join(vmm.directory, VMM_FILES.console), "utf8").slice(-1_000);
   expect({ status, console }).toMatchObject({ status: { phase: "ended", exitCode: 0 } });
@@ -60,17 +70,48 @@ async function guestSays(name: string, script: string, change: Partial<VmmSpec>)
   return vmm.output().join("").slice(2);
 }
 
-for (const cpus of [1, 2, 8])
-  guestTest(`${cpus} vCPUs come up, one core each, in one package`, async () => {
+/** What Debian's kernel warns of in any small machine: KVM's own CPU, and what it lacks. */
+const EXPECTED_WARNINGS: readonly RegExp[] = [];
+
+const SIZES = [1, 2, 8].flatMap((cpus) => [128, 4_096].map((memoryMib) => ({ cpus, memoryMib })));
+
+for (const { cpus, memoryMib } of SIZES)
+  guestTest(`${cpus} vCPUs and ${memoryMib} MiB are all there, and nothing complains`, async () => {
     const said = await guestSays(
-      `cpus${cpus}`,
-      "nproc; grep -c ^processor /proc/cpuinfo; grep '^core id' /proc/cpuinfo; cat /sys/devices/system/cpu/cpu0/topology/package_cpus_list",
-      { cpus, memoryMib: 256 },
+      `size-${cpus}-${memoryMib}`,
+      "nproc; grep -c ^processor /proc/cpuinfo; lscpu; grep MemTotal /proc/meminfo; " +
+        "for it in /sys/bus/virtio/devices/*; do [ -e $it/driver ] && echo bound || echo unbound $it; done; " +
+        "dmesg -r | grep '^<[0-4]>' || true",
+      { cpus, memoryMib },
     );
     const lines = said.trim().split("\n");
     expect(lines.slice(0, 2)).toEqual([`${cpus}`, `${cpus}`]);
-    expect(new Set(lines.slice(2, -1)).size).toBe(cpus);
-    expect(lines.at(-1)).toBe(cpus === 1 ? "0" : `0-${cpus - 1}`);
+    expect(said).toMatch(new RegExp(`^CPU\\(s\\):\\s+${cpus}$`, "m"));
+    expect(said).toMatch(new RegExp(`^Core\\(s\\) per socket:\\s+${cpus}$`, "m"));
+    expect(said).toMatch(/^Thread\(s\) per core:\s+1$/m);
+    expect(said).toMatch(/^Socket\(s\):\s+1$/m);
+    expect(said).toMatch(/^Hypervisor vendor:\s+KVM$/m);
+    const totalMib = Number(/MemTotal:\s+(\d+)/.exec(said)?.[1]) / 1_024;
+    // What the kernel itself takes: its image, and a descriptor for each page.
+    expect(totalMib).toBeGreaterThan(memoryMib * 0.95 - 64);
+    expect(totalMib).toBeLessThan(memoryMib);
+    // Disk, vsock, entropy, balloon at the least.
+    expect(lines.filter((line) => line === "bound").length).toBeGreaterThanOrEqual(4);
+    expect(lines.filter((line) => line.startsWith("unbound"))).toEqual([]);
+    const warnings = lines.filter((line) => /^<[0-4]>/.test(line));
+    const isExpected = (line: string): boolean => EXPECTED_WARNINGS.some((it) => it.test(line));
+    expect(warnings.filter((line) => !isExpected(line))).toEqual([]);
+  });
+
+for (const [command, message] of [
+  ["poweroff -f", "The guest powered off before its process ended"],
+  ["reboot -f", "The guest reset itself or crashed"],
+] as const)
+  guestTest(`${command} in the guest ends the machine, and it says which`, async () => {
+    await using vmm = startGuest(command.replace(" ", ""), command, {});
+    const { status } = await vmm.ended();
+    expect(status).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
+    expect(status.message).toStartWith(message);
   });
 
 guestTest("the baseline template shows what every host has, and nothing else", async () => {
@@ -80,29 +121,31 @@ guestTest("the baseline template shows what every host has, and nothing else", a
     memoryMib: 256,
   });
   const flags = new Set(said.split("\n")[0]?.split(" "));
-  for (const name of ["avx2", "bmi2", "fma", "popcnt", "xsaveopt"]) expect(flags).toContain(name);
-  for (const name of ["svm", "vaes", "pku", "sha_ni", "constant_tsc", "xsavec", "clwb"])
+  // Not AVX and its kin: TCG's SVM hides XSETBV from KVM, and the guest's kernel, which
+  // finds its XSAVE area of another size than KVM says, goes without any of it.
+  for (const name of ["sse4_2", "popcnt", "movbe", "bmi2", "adx", "smap"])
+    expect(flags).toContain(name);
+  // All of these are there with the template "host".
+  for (const name of ["svm", "sse4a", "clflushopt", "clwb", "pdpe1gb", "umip", "tsc_adjust"])
     expect(flags).not.toContain(name);
   expect(said).toContain("\n2\n");
-});
-
-guestTest("memory goes on beyond the 3 GiB hole", async () => {
-  const said = await guestSays("memory", "grep -E 'MemTotal' /proc/meminfo; cat /proc/iomem", {
-    memoryMib: 5 * 1024,
-  });
-  const kib = Number(/MemTotal:\s+(\d+)/.exec(said)?.[1]);
-  expect(kib).toBeGreaterThan(4.8 * 2 ** 20);
-  expect(said).toContain("System RAM");
 });
 
 guestTest("the guest knows its devices: disk, entropy, clock", async () => {
   const said = await guestSays(
     "devices",
     "cat /sys/block/vda/serial; echo; cat /sys/block/vda/ro; cat /sys/class/misc/hw_random/rng_current; " +
-      "cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
+      "cat /sys/devices/system/clocksource/clocksource0/current_clocksource; " +
+      "cat /sys/bus/acpi/devices/PNP0C0C:00/path",
     {},
   );
-  expect(said.trim().split("\n")).toEqual(["rootfs", "1", "virtio_rng.0", "kvm-clock"]);
+  expect(said.trim().split("\n")).toEqual([
+    "rootfs",
+    "1",
+    "virtio_rng.0",
+    "kvm-clock",
+    "\\_SB_.PWRB",
+  ]);
 });
 
 test.skipIf(missing !== "" || bzImagePath === "")("a bzImage boots as it is", async () => {

@@ -17,7 +17,7 @@ export type Database = AsyncDisposable & {
   db: Db;
   /**
    * For what comes again by itself: not waited for on the disk, so a PostgreSQL that
-   * crashes may forget its last half second. Through a pooler it is `db`.
+   * crashes may forget its last second. Where that is refused it is `db`.
    */
   relaxed: Db;
   /** Runs in one READ COMMITTED transaction; repeated when PostgreSQL aborts it as a deadlock's victim. */
@@ -71,24 +71,16 @@ export async function openDatabase(
   };
   const sql = connect(where, options);
   const db = drizzle(prepare ? prepared(sql) : sql);
-  // A pooler takes no settings at the start of a session.
-  const relaxed =
-    typeof where === "string"
-      ? null
-      : connect(where, {
-          ...options,
-          max: RELAXED_POOL_SIZE,
-          connection: { synchronous_commit: false },
-        });
   try {
     await bringUpToDate(drizzle(sql));
   } catch (error) {
     await sql.end({ timeout: 1 });
     throw typeof where === "string" ? unusable(where, error) : fromDatabase(error);
   }
+  const relaxed = await openRelaxed(where, options);
   return {
     db,
-    relaxed: relaxed === null ? db : drizzle(prepared(relaxed)),
+    relaxed: relaxed === null ? db : drizzle(prepare ? prepared(relaxed) : relaxed),
     transaction: (work) => transact(db, work),
     ping: async () => {
       await sql`select 1`.catch((error: unknown) => {
@@ -103,6 +95,22 @@ export async function openDatabase(
       await Promise.all([sql.end({ timeout: 2 }), relaxed?.end({ timeout: 2 })]);
     },
   };
+}
+
+/** Null where it is refused: a pooler takes no settings at the start of a session. */
+async function openRelaxed(
+  where: string | Address,
+  options: Options,
+): Promise<postgres.Sql | null> {
+  const connection = { synchronous_commit: false };
+  const sql = connect(where, { ...options, max: RELAXED_POOL_SIZE, connection });
+  try {
+    await sql`select 1`;
+    return sql;
+  } catch {
+    await sql.end({ timeout: 1 });
+    return null;
+  }
 }
 
 async function listen(

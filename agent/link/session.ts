@@ -39,6 +39,8 @@ export class ControlSession {
   #welcomed = false;
   #renewalAsked = false;
   #goodbye: Goodbye | null = null;
+  /** Frames that came down. */
+  #received = 0n;
 
   constructor(context: AgentContext, state: LinkState) {
     this.#context = context;
@@ -66,6 +68,7 @@ export class ControlSession {
     this.#outbox.push({ case: "hello", value: hello(this.#context) });
     try {
       for await (const frame of link.client.connect(this.#outbox, { signal: ends })) {
+        this.#received += 1n;
         this.#receive(frame, ends);
         if (this.#goodbye !== null) break;
       }
@@ -136,7 +139,10 @@ export class ControlSession {
         () => false,
       );
       if (!due) return;
-      this.#outbox.push({ case: "heartbeat", value: heartbeat(this.#context, sequence) });
+      this.#outbox.push({
+        case: "heartbeat",
+        value: heartbeat(this.#context, sequence, this.#received),
+      });
       await this.#renew();
     }
   }

@@ -43,10 +43,12 @@ type Options = {
   connect_timeout?: number;
   onnotice: () => undefined;
   backoff?: (attempt: number) => number;
-  connection?: { synchronous_commit: boolean };
+  connection?: { synchronous_commit: "off" };
 };
 
 const CHANNEL = "leveret";
+/** Of a DATABASE_URL. */
+const PREPARE = "prepare";
 const POOL_SIZE = 16;
 const RELAXED_POOL_SIZE = 4;
 const CONNECT_TIMEOUT_S = 5;
@@ -55,11 +57,12 @@ const TRANSACTION_ATTEMPTS = 5;
 /**
  * Connects, and brings the schema up to date from drizzle/. Statements are prepared
  * on a server of our own; behind a DATABASE_URL there may be a pooler that hands each
- * transaction to another session, so there nothing is kept in a session.
+ * transaction to another session, so there nothing is kept in a session, unless the URL
+ * says `prepare=true`: half of the round trips.
  */
 export async function openDatabase(
   where: string | Address,
-  { prepare = typeof where !== "string", listenUrl = null }: DatabaseOptions = {},
+  { prepare = mayPrepare(where), listenUrl = null }: DatabaseOptions = {},
 ): Promise<Database> {
   const options = {
     prepare,
@@ -102,7 +105,7 @@ async function openRelaxed(
   where: string | Address,
   options: Options,
 ): Promise<postgres.Sql | null> {
-  const connection = { synchronous_commit: false };
+  const connection = { synchronous_commit: "off" } as const;
   const sql = connect(where, { ...options, max: RELAXED_POOL_SIZE, connection });
   try {
     await sql`select 1`;
@@ -111,6 +114,10 @@ async function openRelaxed(
     await sql.end({ timeout: 1 });
     return null;
   }
+}
+
+function mayPrepare(where: string | Address): boolean {
+  return typeof where !== "string" || new URL(where).searchParams.get(PREPARE) === "true";
 }
 
 async function listen(
@@ -183,9 +190,10 @@ export function connect(where: string | Address, options: Options): postgres.Sql
   if (typeof where !== "string") return postgres({ ...options, ...where });
   const url = new URL(where);
   const host = url.searchParams.get("host");
-  if (host === null) return postgres(where, options);
+  // The driver sends the server every parameter that it does not know.
   url.searchParams.delete("host");
-  return postgres(url.href, { ...options, host });
+  url.searchParams.delete(PREPARE);
+  return postgres(url.href, host === null ? options : { ...options, host });
 }
 
 async function transact<T>(db: Root, work: (tx: Db) => Promise<T>): Promise<T> {

@@ -123,7 +123,7 @@ async function withFleet<T>(
   // As root PostgreSQL runs as another user, who has to get in.
   chmodSync(dir, 0o755);
   try {
-    const database = own ? null : await createDatabase();
+    const database = own ? null : await preparedDatabase();
     const plane = await PlaneChild.start(database ?? "", dir, GC_ON_SIGNAL);
     try {
       const idleKib = await settledKib(plane.pid);
@@ -138,6 +138,13 @@ async function withFleet<T>(
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+}
+
+/** With what its own PostgreSQL has: statements that are kept. */
+async function preparedDatabase(): Promise<string> {
+  const url = new URL(await createDatabase());
+  url.searchParams.set("prepare", "true");
+  return url.href;
 }
 
 async function memory({ agents: counts }: Options, say: Say): Promise<Figure[]> {

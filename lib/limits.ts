@@ -33,6 +33,8 @@ export const LIMITS = {
   heartbeatIntervalMs: 5_000,
   pingIntervalMs: 5_000,
   pingTimeoutMs: 10_000,
+  /** What was said down has arrived by then, on a link whose pings are answered. */
+  linkLagMs: 20_000,
   reconnectBaseMs: 200,
   reconnectCapMs: 10_000,
   sessionOpenTimeoutMs: 10_000,

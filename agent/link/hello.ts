@@ -30,12 +30,14 @@ export function hello(context: AgentContext): Hello {
   });
 }
 
-export function heartbeat(context: AgentContext, sequence: bigint): Heartbeat {
+/** `received`: frames that have come down the stream; the Outbox counts those that go up. */
+export function heartbeat(context: AgentContext, sequence: bigint, received: bigint): Heartbeat {
   const disk = statfsSync(context.config.dir);
   return create(HeartbeatSchema, {
     sequence,
     memoryFreeMib: BigInt(Math.floor(freemem() / MIB)),
     diskFreeMib: BigInt(Math.floor((disk.bavail * disk.bsize) / MIB)),
     load1: loadavg()[0] ?? 0,
+    framesReceived: received,
   });
 }

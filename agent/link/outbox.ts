@@ -15,6 +15,8 @@ export class Outbox implements AsyncIterable<AgentFrame> {
   #frames: Frame[] = [];
   #wake: (() => void) | null = null;
   #closed = false;
+  /** Given to the stream. */
+  #sent = 0n;
   readonly #limit: number;
   readonly #onOverflow: () => void;
 
@@ -42,8 +44,11 @@ export class Outbox implements AsyncIterable<AgentFrame> {
   async *[Symbol.asyncIterator](): AsyncGenerator<AgentFrame> {
     for (;;) {
       const frame = this.#frames.shift();
-      if (frame !== undefined) yield create(AgentFrameSchema, { frame });
-      else if (this.#closed) return;
+      if (frame !== undefined) {
+        if (frame.case === "heartbeat") frame.value.framesSent = this.#sent;
+        this.#sent += 1n;
+        yield create(AgentFrameSchema, { frame });
+      } else if (this.#closed) return;
       else
         await new Promise<void>((resolve) => {
           this.#wake = resolve;

@@ -42,6 +42,8 @@ export class ControlSession {
   /** `Images.changes` when they were told last. */
   #imagesTold = -1;
   #goodbye: Goodbye | null = null;
+  /** Frames that came down. */
+  #received = 0n;
 
   constructor(context: AgentContext, state: LinkState) {
     this.#context = context;
@@ -69,6 +71,7 @@ export class ControlSession {
     this.#outbox.push({ case: "hello", value: hello(this.#context) });
     try {
       for await (const frame of link.client.connect(this.#outbox, { signal: ends })) {
+        this.#received += 1n;
         this.#receive(frame, ends);
         if (this.#goodbye !== null) break;
       }
@@ -140,7 +143,10 @@ export class ControlSession {
         () => false,
       );
       if (!due) return;
-      this.#outbox.push({ case: "heartbeat", value: heartbeat(this.#context, sequence) });
+      this.#outbox.push({
+        case: "heartbeat",
+        value: heartbeat(this.#context, sequence, this.#received),
+      });
       if (fleet.images.changes !== this.#imagesTold) await this.#tellImages();
       await this.#renew();
     }

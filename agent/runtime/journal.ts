@@ -10,8 +10,13 @@
  *
  * An op is written before it is acknowledged or acted upon; a status before it is
  * sent. A crash between two writes leaves an op "journalled", and it is run again.
+ *
+ * On a full disk new ops are refused and what is under way is still written: beside the
+ * journal lies a file of RESERVE_BYTES that is given up for that. No op is taken
+ * until there is room for it again.
  */
 import { Database, SQLiteError } from "bun:sqlite";
+import { existsSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import {
   type MachineSpec,
@@ -29,6 +34,8 @@ import { LvError } from "../../proto/errors.ts";
 const KEPT_OPS = 4_096;
 const KEPT_TOMBSTONES = 65_536;
 const VERSION = 1;
+/** Some hundred statuses and results. */
+const RESERVE_BYTES = 4 << 20;
 
 const SCHEMA = `
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -62,9 +69,12 @@ type MachineRow = { status: Uint8Array; spec: Uint8Array | null; forgotten: numb
 
 export class Journal implements Disposable {
   readonly #db: Database;
+  /** Null for a journal in memory. */
+  readonly #reserve: string | null;
 
   /** ":memory:" for tests. Throws CONFIG_INVALID for a journal of another version. */
   constructor(path: string) {
+    this.#reserve = path === ":memory:" ? null : `${path}.reserve`;
     this.#db = new Database(path, { create: true, strict: true });
     this.#db.run("PRAGMA journal_mode = WAL");
     this.#db.run("PRAGMA synchronous = FULL");
@@ -113,30 +123,31 @@ export class Journal implements Disposable {
   /** Throws DISK_FULL: an op that is not on disk must not be acknowledged. */
   addOp(op: Op): void {
     try {
+      this.#keepReserve();
       this.#db
         .query("INSERT INTO ops (id, machine_id, state, op) VALUES (?, ?, 'journalled', ?)")
         .run(op.opId, op.machineId, toBinary(OpSchema, op));
     } catch (error) {
-      if (!(error instanceof SQLiteError && error.code === "SQLITE_FULL")) throw error;
+      if (!isFull(error)) throw error;
       throw new LvError("DISK_FULL", "The host's disk is full", { cause: error });
     }
   }
 
   finishOp(result: Result): void {
-    this.#db
-      .query("UPDATE ops SET state = 'done', result = ?2 WHERE id = ?1 AND state = 'journalled'")
-      .run(result.opId, toBinary(ResultSchema, result));
+    this.#write(
+      "UPDATE ops SET state = 'done', result = ?2 WHERE id = ?1 AND state = 'journalled'",
+      result.opId,
+      toBinary(ResultSchema, result),
+    );
   }
 
   /** The result has been stored by the control plane. Safe twice. */
   acknowledge(opId: string): void {
-    this.#db.query("UPDATE ops SET state = 'acked' WHERE id = ? AND state = 'done'").run(opId);
-    this.#db
-      .query(
-        `DELETE FROM ops WHERE state = 'acked' AND number <=
-           (SELECT max(number) FROM ops) - ${KEPT_OPS}`,
-      )
-      .run();
+    this.#write("UPDATE ops SET state = 'acked' WHERE id = ? AND state = 'done'", opId);
+    this.#write(
+      `DELETE FROM ops WHERE state = 'acked' AND number <=
+         (SELECT max(number) FROM ops) - ${KEPT_OPS}`,
+    );
   }
 
   /** Ops that were accepted and never finished, in the order of arrival. */
@@ -155,26 +166,21 @@ export class Journal implements Disposable {
   }
 
   saveMachine(status: MachineStatus, spec: MachineSpec | null): void {
-    this.#db
-      .query(
-        `INSERT INTO machines (id, status, spec) VALUES (?1, ?2, ?3)
-         ON CONFLICT (id) DO UPDATE SET status = ?2, spec = ?3`,
-      )
-      .run(
-        status.machineId,
-        toBinary(MachineStatusSchema, status),
-        spec === null ? null : toBinary(MachineSpecSchema, spec),
-      );
+    this.#write(
+      `INSERT INTO machines (id, status, spec) VALUES (?1, ?2, ?3)
+       ON CONFLICT (id) DO UPDATE SET status = ?2, spec = ?3`,
+      status.machineId,
+      toBinary(MachineStatusSchema, status),
+      spec === null ? null : toBinary(MachineSpecSchema, spec),
+    );
   }
 
   forgetMachine(id: string): void {
-    this.#db.query("UPDATE machines SET forgotten = 1 WHERE id = ?").run(id);
-    this.#db
-      .query(
-        `DELETE FROM machines WHERE forgotten = 1 AND number <=
-           (SELECT max(number) FROM machines) - ${KEPT_TOMBSTONES}`,
-      )
-      .run();
+    this.#write("UPDATE machines SET forgotten = 1 WHERE id = ?", id);
+    this.#write(
+      `DELETE FROM machines WHERE forgotten = 1 AND number <=
+         (SELECT max(number) FROM machines) - ${KEPT_TOMBSTONES}`,
+    );
   }
 
   machines(): JournalMachine[] {
@@ -191,4 +197,33 @@ export class Journal implements Disposable {
   [Symbol.dispose](): void {
     this.#db.close();
   }
+
+  /** What must be written, into the reserve if there is no other room. */
+  #write(sql: string, ...values: (string | Uint8Array | null)[]): void {
+    try {
+      this.#db.query(sql).run(...values);
+    } catch (error) {
+      if (!isFull(error) || this.#reserve === null || !existsSync(this.#reserve)) throw error;
+      rmSync(this.#reserve, { force: true });
+      this.#db.query(sql).run(...values);
+    }
+  }
+
+  /** Throws ENOSPC. Complete under its name, or not there. */
+  #keepReserve(): void {
+    if (this.#reserve === null || existsSync(this.#reserve)) return;
+    const fresh = `${this.#reserve}.new`;
+    try {
+      writeFileSync(fresh, new Uint8Array(RESERVE_BYTES));
+      renameSync(fresh, this.#reserve);
+    } catch (error) {
+      rmSync(fresh, { force: true });
+      throw error;
+    }
+  }
+}
+
+function isFull(error: unknown): boolean {
+  if (error instanceof SQLiteError) return error.code === "SQLITE_FULL";
+  return error instanceof Error && "code" in error && error.code === "ENOSPC";
 }

@@ -17,7 +17,7 @@ export type Database = AsyncDisposable & {
   db: Db;
   /**
    * For what comes again by itself: not waited for on the disk, so a PostgreSQL that
-   * crashes may forget its last half second. Through a pooler it is `db`.
+   * crashes may forget its last second. Where that is refused it is `db`.
    */
   relaxed: Db;
   /** Runs in one READ COMMITTED transaction; repeated when PostgreSQL aborts it as a deadlock's victim. */
@@ -43,10 +43,12 @@ type Options = {
   connect_timeout?: number;
   onnotice: () => undefined;
   backoff?: (attempt: number) => number;
-  connection?: { synchronous_commit: boolean };
+  connection?: { synchronous_commit: "off" };
 };
 
 const CHANNEL = "leveret";
+/** Of a DATABASE_URL. */
+const PREPARE = "prepare";
 const POOL_SIZE = 16;
 const RELAXED_POOL_SIZE = 4;
 const CONNECT_TIMEOUT_S = 5;
@@ -55,11 +57,12 @@ const TRANSACTION_ATTEMPTS = 5;
 /**
  * Connects, and brings the schema up to date from drizzle/. Statements are prepared
  * on a server of our own; behind a DATABASE_URL there may be a pooler that hands each
- * transaction to another session, so there nothing is kept in a session.
+ * transaction to another session, so there nothing is kept in a session, unless the URL
+ * says `prepare=true`: half of the round trips.
  */
 export async function openDatabase(
   where: string | Address,
-  { prepare = typeof where !== "string", listenUrl = null }: DatabaseOptions = {},
+  { prepare = mayPrepare(where), listenUrl = null }: DatabaseOptions = {},
 ): Promise<Database> {
   const options = {
     prepare,
@@ -71,24 +74,16 @@ export async function openDatabase(
   };
   const sql = connect(where, options);
   const db = drizzle(prepare ? prepared(sql) : sql);
-  // A pooler takes no settings at the start of a session.
-  const relaxed =
-    typeof where === "string"
-      ? null
-      : connect(where, {
-          ...options,
-          max: RELAXED_POOL_SIZE,
-          connection: { synchronous_commit: false },
-        });
   try {
     await bringUpToDate(drizzle(sql));
   } catch (error) {
     await sql.end({ timeout: 1 });
     throw typeof where === "string" ? unusable(where, error) : fromDatabase(error);
   }
+  const relaxed = await openRelaxed(where, options);
   return {
     db,
-    relaxed: relaxed === null ? db : drizzle(prepared(relaxed)),
+    relaxed: relaxed === null ? db : drizzle(prepare ? prepared(relaxed) : relaxed),
     transaction: (work) => transact(db, work),
     ping: async () => {
       await sql`select 1`.catch((error: unknown) => {
@@ -103,6 +98,26 @@ export async function openDatabase(
       await Promise.all([sql.end({ timeout: 2 }), relaxed?.end({ timeout: 2 })]);
     },
   };
+}
+
+/** Null where it is refused: a pooler takes no settings at the start of a session. */
+async function openRelaxed(
+  where: string | Address,
+  options: Options,
+): Promise<postgres.Sql | null> {
+  const connection = { synchronous_commit: "off" } as const;
+  const sql = connect(where, { ...options, max: RELAXED_POOL_SIZE, connection });
+  try {
+    await sql`select 1`;
+    return sql;
+  } catch {
+    await sql.end({ timeout: 1 });
+    return null;
+  }
+}
+
+function mayPrepare(where: string | Address): boolean {
+  return typeof where !== "string" || new URL(where).searchParams.get(PREPARE) === "true";
 }
 
 async function listen(
@@ -175,9 +190,10 @@ export function connect(where: string | Address, options: Options): postgres.Sql
   if (typeof where !== "string") return postgres({ ...options, ...where });
   const url = new URL(where);
   const host = url.searchParams.get("host");
-  if (host === null) return postgres(where, options);
+  // The driver sends the server every parameter that it does not know.
   url.searchParams.delete("host");
-  return postgres(url.href, { ...options, host });
+  url.searchParams.delete(PREPARE);
+  return postgres(url.href, host === null ? options : { ...options, host });
 }
 
 async function transact<T>(db: Root, work: (tx: Db) => Promise<T>): Promise<T> {

@@ -20,6 +20,7 @@ import {
   HubFrameSchema,
   type AgentFrame,
   type Goodbye_Reason,
+  type Heartbeat,
   type HubFrame,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { ImageJobId } from "../../proto/ids.ts";
@@ -70,6 +71,11 @@ export class HubSession {
   #superseded = false;
   #open = false;
   #closed = false;
+  /** Frames of this stream; the first one up was Hello. */
+  #taken = 1;
+  #sent = 0;
+  /** What had been sent at some time, to be compared with what has arrived long after. */
+  #mark = { sent: 0, atMs: 0 };
 
   constructor(parts: Parts, origin: Origin, down: Down) {
     this.#parts = parts;
@@ -110,7 +116,10 @@ export class HubSession {
   send(frame: Payload): boolean {
     if (this.#closed) return false;
     const message = create(HubFrameSchema, { epoch: BigInt(this.origin.epoch), frame });
-    if (this.#down.send(message)) return true;
+    if (this.#down.send(message)) {
+      this.#sent += 1;
+      return true;
+    }
     this.#deps.log.warn(this.origin, "the agent does not read its stream; closing it");
     this.#down.abort();
     this.close();
@@ -145,6 +154,8 @@ export class HubSession {
   /** Queues what the agent has said. */
   take(frame: AgentFrame): void {
     if (this.#closed) return;
+    if (frame.frame.case === "heartbeat" && this.#hasGap(frame.frame.value)) return this.close();
+    this.#taken += 1;
     if (frame.frame.case === "heartbeat" && this.#task === undefined) return this.#beat();
     if (this.#in.length >= LIMITS.hubQueueFrames) {
       this.#deps.log.warn(this.origin, "more frames than can be handled; closing the stream");
@@ -152,6 +163,23 @@ export class HubSession {
     }
     this.#in.push(frame);
     this.#task ??= this.#run();
+  }
+
+  /**
+   * True when a frame was lost though the stream lives. Nothing else would tell: an op is
+   * sent once a stream, and a state that is not reported stays unknown.
+   */
+  #hasGap({ framesSent, framesReceived }: Heartbeat): boolean {
+    // An agent that does not count.
+    if (framesSent === 0n) return false;
+    const now = this.#deps.clock.now();
+    let lost = framesSent > BigInt(this.#taken);
+    if (now - this.#mark.atMs >= LIMITS.linkLagMs) {
+      lost ||= framesReceived < BigInt(this.#mark.sent);
+      this.#mark = { sent: this.#sent, atMs: now };
+    }
+    if (lost) this.#deps.log.warn(this.origin, "the stream has lost a frame; closing it");
+    return lost;
   }
 
   /** Resolves when all that was taken is handled. */

@@ -1,8 +1,8 @@
 /**
  * `bun echo-load.ts PORT STREAMS IN_FLIGHT SECONDS`: so many streams, each on a connection
- * of its own and with so many messages on their way. Prints the echoes per second after a
- * warm-up, then the word "idle", and holds its streams until it is killed. 0 seconds: one
- * message on each stream.
+ * of its own and with so many messages on their way. Prints "warm" after a warm-up, the
+ * echoes per second that follow, then "idle", and holds its streams until it is killed.
+ * 0 seconds: one message on each stream, and "idle".
  */
 import { create, toBinary } from "@bufbuild/protobuf";
 import {
@@ -52,6 +52,7 @@ for (let at = 0; at < streams; at += DIALS)
 for (let round = 0; round < inFlight; round += 1) for (const stream of all) stream.send(MESSAGE);
 if (seconds > 0) {
   await Bun.sleep(WARM_UP_MS);
+  process.stdout.write("warm\n");
   const before = echoes;
   const began = performance.now();
   await Bun.sleep(seconds * 1_000);

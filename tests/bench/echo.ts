@@ -5,15 +5,15 @@
  */
 import { join } from "node:path";
 import { type Figure, makeFigure } from "./report.ts";
-import { Lines, settledKib } from "./memory.ts";
+import { cpuMs, Lines, settledKib } from "./memory.ts";
 
 const DIRECTORY = import.meta.dir;
 const PROTO = join(DIRECTORY, "..", "..", "proto", "leveret", "v1", "agent.proto");
 const PRELOAD = join(DIRECTORY, "..", "kit", "gc-on-signal.ts");
 const OURS = [process.execPath, `--preload=${PRELOAD}`, join(DIRECTORY, "echo-hub.ts")];
 const PEER = ["node", "--expose-gc", join(DIRECTORY, "echo-peer.mjs"), PROTO];
-const ROUNDS = 3;
-const SECONDS = 3;
+const ROUNDS = 7;
+const SECONDS = 1.5;
 const STREAMS = 64;
 const IN_FLIGHT = 8;
 const QUIET_STREAMS = 1_000;
@@ -38,10 +38,16 @@ async function against<T>(
   return await work(loading, { pid: served.pid, idleKib });
 }
 
-function throughput(server: string[]): Promise<number> {
-  return against(server, [STREAMS, IN_FLIGHT, SECONDS], async (answers) =>
-    Number(await answers.next()),
-  );
+/** A second, and the server's own CPU for each: the part that others on the machine change less. */
+type Echoes = { rate: number; cpuUs: number };
+
+function throughput(server: string[]): Promise<Echoes> {
+  return against(server, [STREAMS, IN_FLIGHT, SECONDS], async (answers, { pid }) => {
+    await answers.next(); // warm
+    const before = cpuMs(pid);
+    const rate = Number(await answers.next());
+    return { rate, cpuUs: ((cpuMs(pid) - before) * 1_000) / (rate * SECONDS) };
+  });
 }
 
 function memory(server: string[]): Promise<number> {
@@ -52,17 +58,20 @@ function memory(server: string[]): Promise<number> {
 }
 
 export async function benchEcho(say: Say): Promise<Figure[]> {
-  const rates = { ours: [] as number[], peer: [] as number[] };
+  const ours: Echoes[] = [];
+  const peer: Echoes[] = [];
   for (let round = 0; round < ROUNDS; round += 1) {
-    rates.ours.push(await throughput(OURS));
-    rates.peer.push(await throughput(PEER));
-    say(`echoes/s: ours ${rates.ours.at(-1)?.toFixed(0)}, peer ${rates.peer.at(-1)?.toFixed(0)}`);
+    ours.push(await throughput(OURS));
+    peer.push(await throughput(PEER));
+    say(`echoes/s: ours ${ours.at(-1)?.rate.toFixed(0)}, peer ${peer.at(-1)?.rate.toFixed(0)}`);
   }
+  const both = (figure: string, unit: string, of: (echoes: Echoes) => number): Figure =>
+    makeFigure({ bench: "hub", figure, unit }, ours.map(of), peer.map(of));
   const held = { ours: await memory(OURS), peer: await memory(PEER) };
   say(`KiB per quiet stream: ours ${held.ours.toFixed(1)}, peer ${held.peer.toFixed(1)}`);
-  const names = (figure: string, unit: string) => ({ bench: "hub", figure, unit });
   return [
-    makeFigure(names("echo_throughput", "1/s"), rates.ours, rates.peer),
-    makeFigure(names("echo_memory", "KiB"), [held.ours], [held.peer]),
+    both("echo_throughput", "1/s", ({ rate }) => rate),
+    both("echo_cpu", "µs", ({ cpuUs }) => cpuUs),
+    makeFigure({ bench: "hub", figure: "echo_memory", unit: "KiB" }, [held.ours], [held.peer]),
   ];
 }

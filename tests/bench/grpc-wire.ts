@@ -80,6 +80,7 @@ export class GrpcStream {
   readonly #handlers: StreamHandlers;
   #socket: Socket<GrpcStream> | undefined;
   #closed = false;
+  #reading = false;
   /** Not a whole frame yet. */
   #rest: Buffer | undefined;
   /** Of DATA, not a whole message yet. */
@@ -140,16 +141,18 @@ export class GrpcStream {
       this.#stuck = undefined;
       this.#write(stuck);
     }
-    while (this.#stuck === undefined) {
-      const next = this.#unsent[0];
-      if (next === undefined) return;
+    if (this.#stuck !== undefined || this.#reading) return;
+    const allowed: Buffer[] = [];
+    for (let next = this.#unsent[0]; next !== undefined; next = this.#unsent[0]) {
       const bytes = next.length - 9;
-      if (bytes > this.#connectionWindow || bytes > this.#streamWindow) return;
+      if (bytes > this.#connectionWindow || bytes > this.#streamWindow) break;
       this.#unsent.shift();
       this.#connectionWindow -= bytes;
       this.#streamWindow -= bytes;
-      this.#write(next);
+      allowed.push(next);
     }
+    const [only] = allowed;
+    if (only !== undefined) this.#write(allowed.length === 1 ? only : Buffer.concat(allowed));
   }
 
   #write(bytes: Buffer): void {
@@ -161,7 +164,15 @@ export class GrpcStream {
     if (written >= 0 && written < bytes.length) this.#stuck = bytes.subarray(written);
   }
 
+  /** What is answered to it goes as one write. */
   received(chunk: Buffer): void {
+    this.#reading = true;
+    this.#parse(chunk);
+    this.#reading = false;
+    this.flush();
+  }
+
+  #parse(chunk: Buffer): void {
     let bytes = this.#rest === undefined ? chunk : Buffer.concat([this.#rest, chunk]);
     while (bytes.length >= 9) {
       const end = 9 + bytes.readUIntBE(0, 3);

@@ -1,8 +1,9 @@
 /**
  * Many agents in one process, for tests/bench/hub.ts: `bun hub-agents.ts ADDR COUNT`.
  * Each has a connection of its own, says Hello, beats, comes back when it is dropped,
- * and answers ops as a host whose machines need no time. Prints the number of streams
- * that are open each time it changes, at most every PRINT_MS.
+ * and answers ops as a host whose machines need no time. Prints "open N", the streams
+ * that are open, when that has changed, and "done OP MS" for each Result that it may
+ * forget, with the time at which it was told; both every PRINT_MS at most.
  */
 import { create, fromBinary, toBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import { Backoff } from "../../lib/backoff.ts";
@@ -28,6 +29,7 @@ const [hostname = "", port = ""] = address.split(":");
 const AT = { hostname, port: Number(port), path: "/leveret.v1.AgentLink/Connect" };
 let open = 0;
 let printed = -1;
+let told: string[] = [];
 let dialling = 0;
 const turns: (() => void)[] = [];
 
@@ -98,6 +100,7 @@ class Agent {
       this.#dialled();
     }
     if (frame.case === "op") this.#answer(frame.value);
+    if (frame.case === "resultAck") told.push(`done ${frame.value.opId} ${Date.now()}\n`);
     if (frame.case === "goodbye") this.#stream?.close();
   }
 
@@ -118,11 +121,12 @@ class Agent {
     const sequence = (this.#sequences.get(machineId) ?? 0n) + 1n;
     this.#sequences.set(machineId, sequence);
     const started = command.case === "start";
+    const ended = command.case === "destroy" ? MachineState.DESTROYED : MachineState.STOPPED;
     const status = {
       machineId,
       generation,
       sequence,
-      state: started ? MachineState.STARTED : MachineState.STOPPED,
+      state: started ? MachineState.STARTED : ended,
       incarnation: started ? command.value.incarnation : 1n,
     };
     this.#stream?.send(encode({ case: "result", value: { opId, machineId, status } }));
@@ -136,8 +140,9 @@ setInterval(() => {
   for (let at = part; at < agents.length; at += BEAT_PARTS) agents[at]?.beat();
 }, LIMITS.heartbeatIntervalMs / BEAT_PARTS);
 setInterval(() => {
-  if (open === printed) return;
+  if (open !== printed) told.push(`open ${open}\n`);
   printed = open;
-  process.stdout.write(`${open}\n`);
+  if (told.length > 0) process.stdout.write(told.join(""));
+  told = [];
 }, PRINT_MS);
 for (const agent of agents) void agent.dial();

@@ -1,71 +1,63 @@
 /**
- * Round trips of ops: a request through REST, its transaction, the op down the stream,
- * the agent's answer, and the stored state that ends a wait.
+ * Round trips of ops at a given rate, as the hub sees them: an op is written by somebody
+ * else, as another replica would, who says so by NOTIFY; it goes down the stream of its
+ * host, is acknowledged and answered, its Result is stored, and the agent is told that it
+ * may forget it. The time is from before the op's INSERT until that last word has come.
+ * The ops are for machines that only their host knows, so that what is measured is the
+ * way of an op and not what it changes; hub-rest.ts has the whole of it.
  */
-import { AUTHORIZATION } from "../kit/token.ts";
+import { eq } from "drizzle-orm";
+import { openDatabase } from "../../cp/db/index.ts";
+import { hosts } from "../../cp/db/schema/hosts.ts";
+import { ops } from "../../cp/db/schema/ops.ts";
+import { Relay } from "../../cp/ops/relay.ts";
+import { silentLog } from "../../lib/log.ts";
+import { MachineId, OpId } from "../../proto/ids.ts";
+import { until } from "../kit/until.ts";
 
-const MACHINES = 400;
-const WAIT_S = 30;
+const TICK_MS = 10;
+const WARM_UP_S = 2;
+const DRAIN_MS = 30_000;
 
-type Ask = (method: string, path: string, body?: unknown) => Promise<Response>;
+/** When an agent was told to forget an op's Result, by the clock that all processes share. */
+export type Done = (opId: string) => number | undefined;
 
-/** Milliseconds of each round trip. Requests leave at the given rate, answered or not. */
+/** Milliseconds of each round trip after the warm-up. */
 export async function runOps(
-  httpUrl: string,
-  rate: number,
-  seconds: number,
+  database: string,
+  done: Done,
+  { rate, seconds }: { rate: number; seconds: number },
   say: (line: string) => void,
 ): Promise<number[]> {
-  const ask: Ask = (method, path, body) =>
-    fetch(`${httpUrl}${path}`, {
-      method,
-      headers: { ...AUTHORIZATION, "content-type": "application/json" },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-    });
-  const ids = await makeMachines(ask);
-  const times: number[] = [];
-  let refused = 0;
-  const turn = async (id: string, verb: "stop" | "start"): Promise<void> => {
-    const from = performance.now();
-    const asked = await ask("POST", `/v1/machines/${id}/${verb}`, {});
-    await asked.arrayBuffer();
-    const state = verb === "stop" ? "stopped" : "started";
-    const waited = await ask("GET", `/v1/machines/${id}/wait?state=${state}&timeout=${WAIT_S}`);
-    await waited.arrayBuffer();
-    if (asked.ok && waited.ok) times.push(performance.now() - from);
-    else refused += 1;
+  await using own = await openDatabase(database, { prepare: true });
+  const relay = new Relay(own, "bench", silentLog());
+  const ready = await own.db.select({ id: hosts.id }).from(hosts).where(eq(hosts.state, "ready"));
+  const sent: { id: string; atMs: number }[] = [];
+  const writes: Promise<void>[] = [];
+  const write = async (count: number): Promise<void> => {
+    const rows = Array.from({ length: count }, (_, number) => ({
+      id: OpId.create(),
+      machineId: MachineId.create(),
+      hostId: ready[(sent.length + number) % ready.length]?.id ?? "",
+      generation: 1,
+      command: { kind: "destroy" } as const,
+    }));
+    const atMs = Date.now();
+    for (const { id } of rows) sent.push({ id, atMs });
+    await own.db.insert(ops).values(rows);
+    for (const { hostId } of rows) relay.tell({ kind: "wake", id: hostId });
   };
   const began = performance.now();
-  const last = new Map<string, Promise<void>>();
-  for (let number = 0; number < rate * seconds; number += 1) {
-    const id = ids[number % ids.length] ?? "";
-    const verb = Math.floor(number / ids.length) % 2 === 0 ? "stop" : "start";
-    // One after the other on one machine; the next machine does not wait.
-    last.set(
-      id,
-      (last.get(id) ?? Promise.resolve()).then(() => turn(id, verb)),
-    );
-    const due = began + (number * 1_000) / rate;
-    if (due > performance.now()) await Bun.sleep(due - performance.now());
+  const total = rate * (WARM_UP_S + seconds);
+  while (sent.length < total) {
+    const due = Math.ceil(((performance.now() - began) / 1_000) * rate);
+    const count = Math.min(due, total) - sent.length;
+    if (count > 0) writes.push(write(count));
+    await Bun.sleep(TICK_MS);
   }
-  await Promise.all(last.values());
-  const took = (performance.now() - began) / 1000;
-  say(
-    `${times.length} ops in ${took.toFixed(1)} s (${(times.length / took).toFixed(0)}/s), ${refused} refused`,
-  );
-  return times;
-}
-
-/** Started ones, each on whatever host it was placed. */
-async function makeMachines(ask: Ask): Promise<string[]> {
-  const ids: string[] = [];
-  for (let number = 0; number < MACHINES; number += 1) {
-    const reply = await ask("POST", "/v1/machines", { config: { image: "busybox" } });
-    ids.push(((await reply.json()) as { id: string }).id);
-  }
-  for (const id of ids) {
-    const waited = await ask("GET", `/v1/machines/${id}/wait?state=started&timeout=${WAIT_S}`);
-    if (!waited.ok) throw new Error(`${id} did not start: ${await waited.text()}`);
-  }
-  return ids;
+  await Promise.all(writes);
+  await until("every op's end", () => sent.every(({ id }) => done(id) !== undefined), DRAIN_MS);
+  const took = (performance.now() - began) / 1_000;
+  say(`${sent.length} ops in ${took.toFixed(1)} s (${(sent.length / took).toFixed(0)}/s)`);
+  return sent.slice(rate * WARM_UP_S).map(({ id, atMs }) => (done(id) ?? Number.NaN) - atMs);
 }

@@ -6,6 +6,7 @@
  *           for each agent; and how many heartbeats a second reach the database
  *   herd    1,000 agents lose their control plane and come back to the next
  *   ops     round trips of ops at a given rate with 5,000 agents: see hub-ops.ts
+ *   rest    the same through REST and back to a wait, with 5,000 agents: see hub-rest.ts
  *   echo    the hub's way of speaking gRPC beside @grpc/grpc-js: see echo.ts
  */
 import { chmodSync, mkdtempSync, rmSync } from "node:fs";
@@ -19,11 +20,12 @@ import { createDatabase } from "../kit/postgres.ts";
 import { until } from "../kit/until.ts";
 import { benchEcho } from "./echo.ts";
 import { runOps } from "./hub-ops.ts";
+import { runRestOps } from "./hub-rest.ts";
 import { Lines, settledKib } from "./memory.ts";
 import { type Figure, makeFigure, quantile } from "./report.ts";
 
 export const HUB_USAGE =
-  "hub [--parts memory,herd,ops,echo] [--agents N,N,…] [--rate OPS] [--seconds N]";
+  "hub [--parts memory,herd,ops,rest,echo] [--agents N,N,…] [--rate OPS] [--rest-rate OPS] [--seconds N]";
 
 const AGENTS = join(import.meta.dir, "hub-agents.ts");
 const HERD = 1_000;
@@ -32,12 +34,13 @@ const READY_MS = 120_000;
 
 type Say = (line: string) => void;
 type Part = (options: Options, say: Say) => Promise<Figure[]>;
-type Options = { agents: number[]; rate: number; seconds: number };
+type Options = { agents: number[]; rate: number; restRate: number; seconds: number };
 
 const PARTS: Readonly<Record<string, Part>> = {
   memory,
   herd,
   ops,
+  rest,
   echo: (_, say) => benchEcho(say),
 };
 
@@ -48,12 +51,14 @@ export async function benchHub(args: string[], say: Say): Promise<Figure[]> {
       parts: { type: "string", default: Object.keys(PARTS).join(",") },
       agents: { type: "string", default: "1000,5000,10000" },
       rate: { type: "string", default: "500" },
+      "rest-rate": { type: "string", default: "50" },
       seconds: { type: "string", default: "10" },
     },
   });
   const options = {
     agents: values.agents.split(",").map(Number),
     rate: Number(values.rate),
+    restRate: Number(values["rest-rate"]),
     seconds: Number(values.seconds),
   };
   const figures: Figure[] = [];
@@ -71,6 +76,7 @@ function one(figure: string, unit: string, value: number): Figure {
 
 class Agents implements Disposable {
   readonly #lines: Lines;
+  readonly #done = new Map<string, number>();
   #open = 0;
 
   constructor(address: string, count: number) {
@@ -82,9 +88,18 @@ class Agents implements Disposable {
     return this.#open;
   }
 
+  /** When the op's agent was told to forget it. */
+  done(opId: string): number | undefined {
+    return this.#done.get(opId);
+  }
+
   async #count(): Promise<void> {
     try {
-      for (;;) this.#open = Number(await this.#lines.next());
+      for (;;) {
+        const [word = "", first = "", second = ""] = (await this.#lines.next()).split(" ");
+        if (word === "open") this.#open = Number(first);
+        else this.#done.set(first, Number(second));
+      }
     } catch {
       // It was killed: that is how it ends.
     }
@@ -108,7 +123,7 @@ async function withFleet<T>(
   // As root PostgreSQL runs as another user, who has to get in.
   chmodSync(dir, 0o755);
   try {
-    const database = own ? null : await createDatabase();
+    const database = own ? null : await preparedDatabase();
     const plane = await PlaneChild.start(database ?? "", dir, GC_ON_SIGNAL);
     try {
       const idleKib = await settledKib(plane.pid);
@@ -123,6 +138,13 @@ async function withFleet<T>(
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+}
+
+/** With what its own PostgreSQL has: statements that are kept. */
+async function preparedDatabase(): Promise<string> {
+  const url = new URL(await createDatabase());
+  url.searchParams.set("prepare", "true");
+  return url.href;
 }
 
 async function memory({ agents: counts }: Options, say: Say): Promise<Figure[]> {
@@ -170,12 +192,22 @@ async function herd(_: Options, say: Say): Promise<Figure[]> {
   });
 }
 
-async function ops({ rate, seconds }: Options, say: Say): Promise<Figure[]> {
-  return withFleet(OPS_AT, true, say, async ({ plane }) => {
-    const times = await runOps(plane.httpUrl, rate, seconds, say);
+async function ops(options: Options, say: Say): Promise<Figure[]> {
+  return withFleet(OPS_AT, false, say, async ({ database, agents }) => {
+    const times = await runOps(database ?? "", (id) => agents.done(id), options, say);
     return [
       one("op_p50_ms", "ms", quantile(times, 0.5)),
       one("op_p99_ms", "ms", quantile(times, 0.99)),
+    ];
+  });
+}
+
+async function rest({ restRate, seconds }: Options, say: Say): Promise<Figure[]> {
+  return withFleet(OPS_AT, true, say, async ({ plane }) => {
+    const times = await runRestOps(plane.httpUrl, restRate, seconds, say);
+    return [
+      one(`rest_op_p50_ms_at_${restRate}`, "ms", quantile(times, 0.5)),
+      one(`rest_op_p99_ms_at_${restRate}`, "ms", quantile(times, 0.99)),
     ];
   });
 }

@@ -3,6 +3,8 @@ import { readFileSync } from "node:fs";
 
 const LOOKS = 6;
 const LOOK_MS = 500;
+/** Of /proc: 100 a second everywhere. */
+const TICK_MS = 10;
 
 /** KiB that no other process shares. */
 function privateKib(pid: number): number {
@@ -22,6 +24,13 @@ export async function settledKib(pid: number): Promise<number> {
     least = Math.min(least, privateKib(pid));
   }
   return least;
+}
+
+/** Of user and system, since the process began. */
+export function cpuMs(pid: number): number {
+  // After the name, which may have anything in it: state is field 3, the times are 14 and 15.
+  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)?.split(" ") ?? [];
+  return (Number(fields[11]) + Number(fields[12])) * TICK_MS;
 }
 
 /** A child that answers in lines. */

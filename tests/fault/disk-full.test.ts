@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { MachineId } from "../../proto/ids.ts";
 import { FakeHub } from "../kit/fake-hub.ts";
-import { argv, startOp, stopOp } from "../kit/ops.ts";
+import { argv, destroyOp, startOp } from "../kit/ops.ts";
 import { SmallDisk } from "../kit/small-disk.ts";
 import { TestAgent } from "../kit/test-agent.ts";
 import { until } from "../kit/until.ts";
@@ -16,7 +16,7 @@ const why = SmallDisk.whyNot();
 test.skipIf(why !== null)(
   `matrix: disk full on the host: an op that cannot be journalled is refused and not acked, and is done when there is room${why === null ? "" : ` (${why})`}`,
   async () => {
-    using disk = new SmallDisk(4);
+    using disk = new SmallDisk(16);
     await using hub = await FakeHub.start();
     await using agent = await TestAgent.start(hub.addr, {
       config: { dir: join(disk.dir, "agent") },
@@ -41,14 +41,20 @@ test.skipIf(why !== null)(
       ({ case: kind, value }) => kind === "ack" && value.opId === refused.opId,
     );
     expect(acks).toEqual([]);
-    expect(agent.driver.run(id)?.status.phase).toBe("running");
-
+    // What ends by itself is written all the same, and told.
+    agent.driver.run(id)?.finish({ exitCode: 7, exitSignal: 0 });
+    const last = await until("its end", () =>
+      stream.statuses.find(
+        ({ machineId, state }) => machineId === id && state === MachineState.STOPPED,
+      ),
+    );
+    expect(last.exitCode).toBe(7);
     disk.empty();
-    const stop = stopOp(id, 2);
-    stream.send({ case: "op", value: stop });
-    expect(await ended(stop.opId)).toMatchObject({
+    const destroy = destroyOp(id, 2);
+    stream.send({ case: "op", value: destroy });
+    expect(await ended(destroy.opId)).toMatchObject({
       errorReason: "",
-      status: { state: MachineState.STOPPED },
+      status: { state: MachineState.DESTROYED },
     });
     const again = startOp(refused.machineId, 2, argv("idle"));
     stream.send({ case: "op", value: again });

@@ -3,6 +3,7 @@
  * arrives, arrives in order, except where a test's fault says otherwise. Frames are
  * delayed, repeated and swapped; a frame that is lost dooms its stream: nothing
  * follows it, and each end notices in its own time, as with a half-open connection.
+ * One that vanishes is missing from a stream that lives on.
  *
  *   agent's connect() ─up→ pipe ─→ hub's handler
  *                     ←down─ pipe ←─
@@ -23,6 +24,7 @@ export type Faults = {
   duplicate: number;
   swap: number;
   lose: number;
+  vanish: number;
   slow: number;
 };
 
@@ -90,6 +92,7 @@ class Stream {
     if (this.doomed) return;
     if (this.#network.isCut(this.agent) || (!first && random.chance(faults.lose)))
       return this.doom();
+    if (again && !first && random.chance(faults.vanish)) return;
     const target = direction === "up" ? this.hub : this.agent;
     const ms = random.chance(faults.slow) ? random.between(20, 2_000) : random.between(0, 3);
     const at = Math.max(this.#arrival[direction], scheduler.now + ms);
@@ -159,7 +162,7 @@ export class Network {
 
   /** No more faults from now on. */
   heal(): void {
-    Object.assign(this.faults, { duplicate: 0, swap: 0, lose: 0, slow: 0 });
+    Object.assign(this.faults, { duplicate: 0, swap: 0, lose: 0, vanish: 0, slow: 0 });
     this.#cutUntil.clear();
   }
 

@@ -19,7 +19,7 @@ export const PLANTS: Readonly<Record<string, Bugs>> = {
   },
   /** An op that was sent once is never sent again. */
   resend: {
-    sql: (sql) => sql.replaceAll(/"ops"\."sent_epoch" <> (\$\d+)/g, "$1 < 0"),
+    sql: (sql) => sql.replaceAll(/("ops"\."sent_epoch") <> "hosts"\."epoch"/g, "$1 < 0"),
   },
   /** Every start is the machine's first. */
   incarnation: {

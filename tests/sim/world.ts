@@ -85,7 +85,13 @@ class Life implements Disposable {
     this.#engine.now = () => this.#scheduler.now;
     this.#store = new SharedStore(this.#engine, bugs.sql);
     const rare = (): number => (random.chance(0.5) ? 0 : random.next() * 0.04);
-    const faults = { duplicate: rare(), swap: rare(), lose: rare() / 4, slow: rare() };
+    const faults = {
+      duplicate: rare(),
+      swap: rare(),
+      lose: rare() / 4,
+      vanish: rare() / 4,
+      slow: rare(),
+    };
     this.#network = new Network(this.#scheduler, random, faults, bugs.frame);
     this.#store.notify = (payload) => this.#notify(payload);
   }

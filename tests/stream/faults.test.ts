@@ -4,7 +4,8 @@ import { chmodSync, mkdtempSync, rmSync } from "node:fs";
 import * as net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { create } from "@bufbuild/protobuf";
+import { HeartbeatSchema, MachineState } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { startEmbedded } from "../../cp/db/embedded.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
@@ -61,6 +62,24 @@ test("matrix: half-open connection: a host whose connection falls silent is mark
     { status: "created" },
   ]);
   await agent.drop();
+});
+
+test("matrix: a frame lost in a living stream: the hub ends the stream at the next heartbeat", async () => {
+  await using plane = await startPlane();
+  await using agent = await FakeAgent.connect(plane.grpcAddr);
+  const beat = (framesSent: bigint): void =>
+    agent.send({ case: "heartbeat", value: create(HeartbeatSchema, { framesSent }) });
+  const before = await createMachine(plane);
+  // Hello was the first one; an agent that does not count says 0.
+  beat(1n);
+  beat(0n);
+  agent.runStart(await agent.op(1));
+  await untilState(plane, before.id, "started");
+  beat(6n);
+  await untilState(plane, before.id, "started");
+  expect(agent.ended).toBe(false);
+  beat(8n);
+  await until("the end", () => agent.ended);
 });
 
 test("matrix: PostgreSQL gone: while it is away the links stay, the API answers 503, and nothing is lost", async () => {

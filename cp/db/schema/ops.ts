@@ -1,3 +1,4 @@
+import { sql } from "drizzle-orm";
 import {
   bigint,
   bigserial,
@@ -56,7 +57,10 @@ export const ops = pgTable(
     finishedAt: timestamp("finished_at", { withTimezone: true }),
   },
   (table) => [
-    index("ops_open").on(table.hostId, table.state, table.sequence),
+    // What is over stays for days, and the poll for what is not runs every second.
+    index("ops_open")
+      .on(table.hostId, table.sequence)
+      .where(sql`${table.state} in ('pending', 'sent', 'acked')`),
     index("ops_machine").on(table.machineId, table.sequence),
   ],
 );

@@ -365,6 +365,21 @@ export declare type Heartbeat = Message<"leveret.v1.Heartbeat"> & {
    * @generated from field: double load1 = 4;
    */
   load1: number;
+
+  /**
+   * Frames that this stream has carried up before this one, Hello included. A hub that
+   * has taken fewer ends the stream: the next one tells everything. 0 = not counted.
+   *
+   * @generated from field: uint64 frames_sent = 5;
+   */
+  framesSent: bigint;
+
+  /**
+   * Frames that have come down this stream; a hub that said more long ago ends it too.
+   *
+   * @generated from field: uint64 frames_received = 6;
+   */
+  framesReceived: bigint;
 };
 
 /**

@@ -4,11 +4,13 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { ErrorBody } from "../../proto/rest.ts";
 import { LoadedImage } from "../../proto/rest-images.ts";
+import { createDatabase } from "../kit/postgres.ts";
+import { TestAgent } from "../kit/test-agent.ts";
 import { AUTHORIZATION } from "../kit/token.ts";
 import { until } from "../kit/until.ts";
 import { World } from "../kit/world.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
-import { startPlane } from "./kit/plane.ts";
+import { call, startPlane } from "./kit/plane.ts";
 
 setDefaultTimeout(60_000);
 
@@ -45,8 +47,8 @@ const send = (
     ...(signal === undefined ? {} : { signal }),
   });
 
-const uploads = (world: World): string[] =>
-  world.agents.flatMap(({ dir }) => {
+const uploads = (agents: { dir: string }[]): string[] =>
+  agents.flatMap(({ dir }) => {
     const blobs = join(dir, "blobs", "sha256");
     return existsSync(blobs) ? readdirSync(blobs).filter((name) => name.startsWith("upload")) : [];
   });
@@ -67,7 +69,7 @@ test("an archive comes whole to every host, in chunks of any size", async () => 
         error_reason: null,
       });
   }
-  expect(uploads(world)).toEqual([]);
+  expect(uploads(world.agents)).toEqual([]);
 });
 
 test("a host that refuses the archive says why, and keeps nothing of it", async () => {
@@ -75,7 +77,7 @@ test("a host that refuses the archive says why, and keeps nothing of it", async 
   const answer = await send(world.plane.httpUrl, "bad archive");
   expect(answer.status).toBe(422);
   expect(ErrorBody.parse(await answer.json()).error.reason).toBe("IMAGE_CORRUPT");
-  expect(uploads(world)).toEqual([]);
+  expect(uploads(world.agents)).toEqual([]);
 });
 
 test("an upload that breaks off leaves nothing on the host", async () => {
@@ -83,10 +85,13 @@ test("an upload that breaks off leaves nothing on the host", async () => {
   const gone = new AbortController();
   const sent = counted(Infinity, MIB);
   const answer = send(world.plane.httpUrl, sent.body, gone.signal).catch(() => "broken");
-  await until("some of it to arrive", () => uploads(world).length === 1 && sent.state.taken > MIB);
+  await until(
+    "some of it to arrive",
+    () => uploads(world.agents).length === 1 && sent.state.taken > MIB,
+  );
   gone.abort();
   expect(await answer).toBe("broken");
-  await until("the rest to go", () => uploads(world).length === 0);
+  await until("the rest to go", () => uploads(world.agents).length === 0);
   expect(world.agent.images.loads).toEqual([]);
 });
 
@@ -110,4 +115,39 @@ test("a host that does not take the bytes holds up its sender, and not memory", 
   gone.abort();
   expect(await answer).toBe("broken");
   await attached;
+});
+
+test("an archive finds its host through another replica, and so does the host's refusal", async () => {
+  const databaseUrl = await createDatabase();
+  await using owner = await startPlane({ config: { databaseUrl } });
+  await using asked = await startPlane({ config: { databaseUrl } });
+  await using agent = await TestAgent.start(owner.grpcAddr);
+  await until("the host to be ready", async () => {
+    const hosts = await call(asked, "GET", "/v1/hosts");
+    return (hosts.body as { state: string }[])[0]?.state === "ready";
+  });
+  const { body, state } = counted(5 * MIB + 17, 100_000);
+  const [loaded] = LoadedImage.array().parse(await (await send(asked.httpUrl, body)).json());
+  expect(loaded).toMatchObject({
+    host_id: agent.agent.hostId,
+    digest: `sha256:${state.hash.digest("hex")}`,
+    size: 5 * MIB + 17,
+  });
+  const refused = await send(asked.httpUrl, "bad archive");
+  expect(ErrorBody.parse(await refused.json()).error.reason).toBe("IMAGE_CORRUPT");
+  const gone = new AbortController();
+  const endless = counted(Infinity, MIB);
+  const answer = send(asked.httpUrl, endless.body, gone.signal).catch(() => "broken");
+  await until("some of it to arrive", () => uploads([agent]).length === 1);
+  // The owner ends in the middle: nobody waits for it.
+  await agent.stop();
+  const ended = await answer;
+  if (typeof ended === "string") throw new Error("the asked replica gave no answer");
+  expect(ErrorBody.parse(await ended.json()).error.reason).toBe("LINK_LOST");
+  gone.abort();
+  const stranger = await fetch(`${owner.httpUrl}/internal/load?host=x`, {
+    method: "POST",
+    body: "x",
+  });
+  expect(stranger.status).toBe(404);
 });

@@ -42,6 +42,9 @@ export async function startApi(): Promise<Api> {
       throw new LvError("HOST_UNAVAILABLE", "no hub here");
     },
   };
+  const uploads: HttpDeps["uploads"] = {
+    open: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")),
+  };
   const deps: HttpDeps = {
     database,
     clock: systemClock,
@@ -49,13 +52,13 @@ export async function startApi(): Promise<Api> {
     changes: new Changes(),
     wake: (hostId) => void woken.push(hostId),
     logs,
-    internal: { secret: "a secret of the replicas", logs },
+    internal: { secret: "a secret of the replicas", logs, uploads },
     hosts: {
       issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
       revoke: () => Promise.resolve(0),
     },
     progress: () => null,
-    uploads: { open: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")) },
+    uploads,
     secrets: new RegistrySecrets(() => new Uint8Array(32).fill(7)),
     shutdown: new AbortController().signal,
   };

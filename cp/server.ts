@@ -19,6 +19,7 @@ import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
 import { RoutedLogs } from "./hub/routed-logs.ts";
 import { RoutedMetrics } from "./hub/routed-metrics.ts";
+import { RoutedUploads } from "./hub/routed-uploads.ts";
 import { HubUploads } from "./hub/uploads.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
@@ -99,16 +100,17 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
     }),
   );
   starting.defer(() => drainHub(parts, context));
+  const uploads = new HubUploads(attachments);
   const app = createApp(
     {
       ...deps,
       logs: new RoutedLogs(deps, registry, attachments, { id: replicaId, secret }),
       metrics: new RoutedMetrics(deps, registry, attachments, { id: replicaId, secret }),
-      internal: { secret, logs: attachments, metrics: attachments },
+      internal: { secret, logs: attachments, metrics: attachments, uploads },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       secretKey,
-      uploads: new HubUploads(attachments),
+      uploads: new RoutedUploads(deps, registry, uploads, { id: replicaId, secret }),
       secrets,
       shutdown: shutdown.signal,
     },

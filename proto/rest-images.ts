@@ -46,7 +46,10 @@ export type PullImageRequest = z.input<typeof PullImageRequest>;
 export const PruneImagesRequest = z
   .strictObject({
     host: hostRef.optional().meta({ description: "Id or name; without it on every host" }),
-    all: z.boolean().default(false).meta({ description: "Also what was used within the last day" }),
+    all: z
+      .boolean()
+      .default(false)
+      .meta({ description: "Also what was used within the last day, but for half a minute" }),
   })
   .meta({ id: "PruneImagesRequest" });
 

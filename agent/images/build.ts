@@ -39,6 +39,8 @@ const PARALLEL_BUILDS = 2;
 /** Ends of a build after which its partial downloads stay; after others they only take room. */
 const RESUMABLE: readonly Reason[] = ["REGISTRY_UNAVAILABLE", "TIMEOUT", "SHUTTING_DOWN"];
 
+const USE_TOLD_MS = 60_000;
+
 type Watch = (progress: ImageProgress) => void;
 type Note = (message: string, fields: Record<string, unknown>) => void;
 /** What ends an attempt at a build, and the blobs it fetched itself. */
@@ -73,6 +75,7 @@ export class ImageBuilder {
   #removal: Promise<unknown> = Promise.resolve();
   #roots: ReadonlySet<string> = new Set();
   #ready: Promise<void> | null = null;
+  #useToldMs = 0;
   /** What is called when the list of images may have changed. */
   onChange: () => void = () => undefined;
   /** `room` stands for the disk's own figures in tests. */
@@ -139,14 +142,21 @@ export class ImageBuilder {
     try {
       const built = await this.#give(resolved, watch);
       await this.#cache.touch(digest, this.#clock.now());
-      await this.#names.set(formatReference(reference), digest);
-      this.onChange();
+      this.#tellUse(await this.#names.set(formatReference(reference), digest));
       return built;
     } finally {
       const others = (this.#asked.get(digest) ?? 1) - 1;
       if (others > 0) this.#asked.set(digest, others);
       else this.#asked.delete(digest);
     }
+  }
+
+  /** Each use is a change of the list, but not worth telling the control plane one by one. */
+  #tellUse(isNews: boolean): void {
+    const now = this.#clock.now();
+    if (!isNews && now - this.#useToldMs < USE_TOLD_MS) return;
+    this.#useToldMs = now;
+    this.onChange();
   }
 
   /** Manifests that machines need, whatever their state; what is not among them may go. */

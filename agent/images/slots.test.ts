@@ -37,3 +37,25 @@ test("who is stopped while waiting leaves the queue and takes no slot", async ()
   await first;
   expect(await third).toBe("third");
 });
+
+test("who waits is told its place whenever that changes", async () => {
+  const slots = new Slots(1);
+  const gate = Promise.withResolvers<void>();
+  const first = slots.run(never, () => gate.promise);
+  const stop = new AbortController();
+  const places: number[][] = [[], [], []];
+  const waits = places.map((seen, index) =>
+    slots.run(
+      index === 0 ? stop.signal : never,
+      async () => index,
+      (place) => seen.push(place),
+    ),
+  );
+  expect(places).toEqual([[1], [2], [3]]);
+  stop.abort(new Error("stopped"));
+  expect(await waits[0]?.catch((error: unknown) => String(error))).toBe("Error: stopped");
+  gate.resolve();
+  await first;
+  expect(await Promise.all(waits.slice(1))).toEqual([1, 2]);
+  expect(places.map((seen) => seen.at(-1))).toEqual([1, 1, 1]);
+});

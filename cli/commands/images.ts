@@ -88,8 +88,7 @@ it is. These are for fleet administrators, since images are shared by all projec
   pin    keeps it whatever happens; unpin ends that
   rm     removes it; refused where it is pinned or a machine needs it
   prune  removes images that no machine needs, that are not pinned and that nothing
-         has used for a day (--all: however short a time ago). A loaded image stays
-         for a day after it was loaded
+         has used for a day (--all: for half a minute). A loaded image stays for a day
 `,
   run: async (argv) => {
     const [verb = "", ...rest] = argv;

@@ -245,7 +245,8 @@ export class HubSession {
           this.close();
           return;
         }
-        if (ImageJobId.is(frame.value.machineId)) this.#parts.progress.forget(frame.value.machineId);
+        if (ImageJobId.is(frame.value.machineId))
+          this.#parts.progress.forget(frame.value.machineId);
         this.send({
           case: "resultAck",
           value: { $typeName: "leveret.v1.ResultAck", opId: frame.value.opId },

@@ -16,6 +16,11 @@ import { saveMachine, transact, type Deps, type Effects } from "./deps.ts";
 import { isNews } from "../core/machine.ts";
 import { apply, type Origin } from "./report.ts";
 
+const TOO_OLD = {
+  reason: "UNIMPLEMENTED",
+  message: "The host's agent does not know this operation yet: upgrade it",
+};
+
 export type OpResult = {
   opId: string;
   machineId: string;
@@ -119,7 +124,9 @@ async function settle(
   }
 }
 
-function jobOutcome({ error, image }: OpResult): JobOutcome {
+function jobOutcome({ error: told, image }: OpResult): JobOutcome {
+  // An agent of before these operations takes the job's id for a machine's, and refuses it.
+  const error = told?.reason === "BAD_REQUEST" ? TOO_OLD : told;
   return {
     digest: image?.digest ?? null,
     bytes: image?.bytes ?? null,

@@ -9,6 +9,8 @@ import { CreatedToken } from "../../proto/rest.ts";
 import { Client } from "../../cli/client.ts";
 import { until } from "../kit/until.ts";
 import { World } from "../kit/world.ts";
+import { FakeAgent } from "./kit/fake-agent.ts";
+import { call, startPlane } from "./kit/plane.ts";
 
 setDefaultTimeout(60_000);
 
@@ -53,8 +55,7 @@ function bytesBelow(dir: string): string {
 
 test("a pull goes to every host that takes machines, and each one's image is listed", async () => {
   await using world = await World.create({ agents: 3 });
-  const [, , cordoned] = await world.client.hosts();
-  await world.client.call("POST", `/v1/hosts/${cordoned?.id}/cordon`, z.unknown());
+  await world.client.call("POST", "/v1/hosts/host-2/cordon", z.unknown());
   const jobs = await pull(world, "busybox");
   expect(jobs.map(({ host_name: name }) => name).toSorted()).toEqual(["host-0", "host-1"]);
   for (const { id } of jobs)
@@ -231,4 +232,19 @@ test("an agent that starts anew in the middle of a private pull is given the pas
   expect(await ended(world, id)).toMatchObject({ state: "done" });
   await world.untilState(machine.id, "started");
   expect(bytesBelow(world.agent.dir)).not.toContain("secret");
+});
+
+test("an agent of before these operations fails the job with UNIMPLEMENTED", async () => {
+  await using plane = await startPlane();
+  await using agent = await FakeAgent.connect(plane.grpcAddr);
+  const { body } = await call(plane, "POST", "/v1/images/pull", { image: "busybox" });
+  const { id } = await only(Promise.resolve(Jobs.parse(body)));
+  const op = await agent.op(1);
+  expect([op.machineId, op.login]).toEqual([id, undefined]);
+  agent.result(op, { error: ["BAD_REQUEST", `"${id}" is not a machine id`] });
+  await until("the job to fail", async () => {
+    const job = ImageJob.parse((await call(plane, "GET", `/v1/images/jobs/${id}`)).body);
+    return job.state === "failed" && job.error_reason === "UNIMPLEMENTED";
+  });
+  await until("the result to be acknowledged", () => agent.acked().length === 1);
 });

@@ -108,6 +108,19 @@ export async function machinesByImage(
   return new Map(rows.map((row) => [`${row.hostId ?? ""} ${row.digest ?? ""}`, row.count]));
 }
 
+/** What the project itself calls images: of its machines as they were written, of its jobs. */
+export async function namesOfProject(tx: Db, projectId: string): Promise<string[]> {
+  const used = await tx
+    .selectDistinct({ image: machines.image })
+    .from(machines)
+    .where(and(eq(machines.projectId, projectId), ne(machines.observedState, "destroyed")));
+  const asked = await tx
+    .selectDistinct({ image: imageJobs.image })
+    .from(imageJobs)
+    .where(eq(imageJobs.projectId, projectId));
+  return [...used, ...asked].map(({ image }) => image);
+}
+
 /** Hosts that have one of these names or digests. */
 export async function holdersOf(
   tx: Db,

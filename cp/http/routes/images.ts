@@ -5,11 +5,17 @@ import {
   PruneImagesRequest,
   PullImageRequest,
 } from "../../../proto/rest-images.ts";
-import { listImages, machinesByImage, type ListedImage } from "../../db/queries/host-images.ts";
+import { normalReference } from "../../../proto/image-reference.ts";
+import {
+  listImages,
+  machinesByImage,
+  namesOfProject,
+  type ListedImage,
+} from "../../db/queries/host-images.ts";
 import { listHosts } from "../../db/queries/hosts.ts";
 import type { ImageJobRow } from "../../db/schema/image-jobs.ts";
 import { findImageJob, pinImage, pruneImages, pullImage, removeImage } from "../../ops/images.ts";
-import { guard } from "../auth.ts";
+import { guard, PROJECT_HEADER } from "../auth.ts";
 import type { App, HttpDeps } from "../deps.ts";
 import { createRoute, failure, json, z } from "../schemas.ts";
 
@@ -89,10 +95,13 @@ export function imageRoutes(app: App, deps: HttpDeps): void {
 
   app.openapi(list, async (c) => {
     const { fleet, projectId } = c.get("principal");
-    const own = fleet && c.req.header("leveret-project") === undefined ? null : projectId;
+    const own = fleet && c.req.header(PROJECT_HEADER) === undefined ? null : projectId;
     const { db } = deps.database;
     const machines = await machinesByImage(db, own);
-    return c.json(imageViews(await listImages(db, own), machines), 200);
+    // By what others call the same image they would be known.
+    const names = own === null ? null : await namesOfProject(db, own);
+    const known = names === null ? null : new Set(names.flatMap((n) => normalReference(n) ?? []));
+    return c.json(imageViews(await listImages(db, own), machines, known), 200);
   });
 
   app.openapi(pull, async (c) => {
@@ -123,13 +132,19 @@ export function imageRoutes(app: App, deps: HttpDeps): void {
   });
 }
 
-function imageViews(rows: ListedImage[], machines: Map<string, number>): Image[] {
+/** `known`: the names that may be shown; null = all. */
+function imageViews(
+  rows: ListedImage[],
+  machines: Map<string, number>,
+  known: ReadonlySet<string> | null,
+): Image[] {
   const byDigest = new Map<string, Image>();
   for (const row of rows) {
     const { digest, hostId, sizeBytes } = row;
     const image = byDigest.get(digest) ?? { digest, references: [], size: sizeBytes, hosts: [] };
     byDigest.set(digest, image);
-    image.references = [...new Set([...image.references, ...row.names])];
+    const names = row.names.filter((name) => known === null || known.has(name));
+    image.references = [...new Set([...image.references, ...names])];
     image.hosts.push({
       host_id: hostId,
       host_name: row.hostname,

@@ -8,7 +8,9 @@ import { METRICS_PATH, metricsAnswer, MetricsQuery } from "../../hub/routed-metr
 import { LOGS_PATH, LogQuery, logLines } from "../../hub/routed-logs.ts";
 import type { Context } from "hono";
 import type { MetricsSource } from "../../ops/machine-metrics.ts";
+import { takeUpload, UPLOAD_PATH, UploadQuery } from "../../hub/routed-uploads.ts";
 import type { LogSource } from "../../ops/follow-logs.ts";
+import type { Uploads } from "../../ops/load-image.ts";
 import type { App } from "../deps.ts";
 
 export type Internal = {
@@ -16,6 +18,7 @@ export type Internal = {
   /** Of this replica's own hub: what it is asked for is never passed on. */
   logs: LogSource;
   metrics: MetricsSource;
+  uploads: Uploads;
 };
 
 function forReplicas(c: Context, internal: Internal): void {
@@ -48,6 +51,16 @@ export function internalRoutes(app: App, internal: Internal, shutdown: AbortSign
       cancel: () => gone.abort(),
     });
     return new Response(body, { headers: { "content-type": "application/x-ndjson" } });
+  });
+
+  app.post(UPLOAD_PATH, async (c) => {
+    const query = UploadQuery.safeParse(c.req.query());
+    const { body } = c.req.raw;
+    const isOurs = same(c.req.header("authorization"), `Bearer ${internal.secret}`);
+    if (!query.success || !isOurs || body === null)
+      throw new LvError("NOT_FOUND", `No route POST ${UPLOAD_PATH}`);
+    const signal = AbortSignal.any([c.req.raw.signal, shutdown]);
+    return c.json(await takeUpload(internal.uploads, query.data, body, signal));
   });
 }
 

@@ -45,6 +45,9 @@ export async function startApi(): Promise<Api> {
   const metrics: HttpDeps["metrics"] = {
     readMetrics: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")),
   };
+  const uploads: HttpDeps["uploads"] = {
+    open: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")),
+  };
   const deps: HttpDeps = {
     database,
     clock: systemClock,
@@ -53,14 +56,14 @@ export async function startApi(): Promise<Api> {
     wake: (hostId) => void woken.push(hostId),
     logs,
     metrics,
-    internal: { secret: "a secret of the replicas", logs, metrics },
+    internal: { secret: "a secret of the replicas", logs, metrics, uploads },
     hosts: {
       issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
       revoke: () => Promise.resolve(0),
     },
     progress: () => null,
     secretKey: () => new Uint8Array(32),
-    uploads: { open: () => Promise.reject(new LvError("HOST_UNAVAILABLE", "no hub here")) },
+    uploads,
     secrets: new RegistrySecrets(() => new Uint8Array(32).fill(7)),
     shutdown: new AbortController().signal,
   };

@@ -252,15 +252,14 @@ static bool write_status(struct lv_device *device, uint32_t value)
 		set_status(device, old | LV_STATUS_FAILED);
 	} else if (from == to) {
 		return true; /* Linux writes it again when nothing changed. */
-	} else if (to != next_status(from)) {
+	} else if (to != next_status(from) ||
+		   /* 3.1.1 step 6: a refusal reads back without the bit. */
+		   (to == CHAIN_FEATURES &&
+		    ((features & ~device->features) != 0 ||
+		     (features & LV_VIRTIO_F_VERSION_1) == 0))) {
 		return false;
 	} else if (to == CHAIN_OK) {
 		activate(device);
-	} else if (to == CHAIN_FEATURES &&
-		   ((features & ~device->features) != 0 ||
-		    (features & LV_VIRTIO_F_VERSION_1) == 0)) {
-		/* 3.1.1 step 6: a refusal is FEATURES_OK reading back as 0. */
-		return false;
 	} else {
 		set_status(device, to);
 	}

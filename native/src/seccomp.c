@@ -58,7 +58,7 @@ int lv_vm_confine(struct lv_vm *vm, uint32_t who, const void *code,
 		  uint32_t count)
 {
 	struct sigaction action = {.sa_flags = SA_SIGINFO | SA_NODEFER};
-	struct lv_filter process;
+	struct lv_filter process = {.count = 0};
 	struct lv_filter *const filters[] = {
 	    [LV_CONFINE_PROCESS] = &process,
 	    [LV_CONFINE_VCPU] = &vm->vcpu_filter,

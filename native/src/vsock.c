@@ -6,8 +6,8 @@
  * between socket and guest memory without a copy; no packet is ever queued.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -71,14 +71,21 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 	return NULL;
 }
 
+void lv_conn_drop_buf(struct lv_conn *conn)
+{
+	if (conn->buf != NULL)
+		(void)munmap(conn->buf, LV_VSOCK_BUF);
+	conn->buf = NULL;
+	conn->buf_first = 0;
+	conn->buf_len = 0;
+}
+
 static void close_host(struct lv_conn *conn)
 {
 	if (conn->fd >= 0)
 		(void)close(conn->fd);
 	conn->fd = -1;
-	free(conn->buf);
-	conn->buf = NULL;
-	conn->buf_len = 0;
+	lv_conn_drop_buf(conn);
 }
 
 void lv_conn_free(struct lv_conn *conn)

@@ -106,6 +106,8 @@ struct lv_conn *lv_conn_find(struct lv_vsock *vsock, uint32_t guest_port,
 /* Closes the host's end at once; when the guest has room, it gets an RST and
  * the connection is freed. One that it does not know is freed now. */
 void lv_conn_abort(struct lv_conn *conn);
+/* What the socket did not take. */
+void lv_conn_drop_buf(struct lv_conn *conn);
 void lv_conn_deadline(struct lv_conn *conn);
 /* Adds LV_SHUT_* to what the guest of an open one is told. */
 void lv_conn_shut(struct lv_conn *conn, uint32_t flags);

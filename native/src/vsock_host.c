@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -83,11 +84,8 @@ static void flush(struct lv_conn *conn)
 		conn->buf_first += done;
 		conn->buf_len -= done;
 	}
-	if (conn->buf_len == 0) {
-		free(conn->buf);
-		conn->buf = NULL;
-		conn->buf_first = 0;
-	}
+	if (conn->buf_len == 0)
+		lv_conn_drop_buf(conn);
 }
 
 void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
@@ -104,9 +102,13 @@ void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
 	}
 	if (done == len)
 		return;
+	/* malloc may look at the host's processors, which this thread must not.
+	 */
 	if (conn->buf == NULL)
-		conn->buf = malloc(LV_VSOCK_BUF);
-	if (conn->buf == NULL) {
+		conn->buf = mmap(NULL, LV_VSOCK_BUF, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (conn->buf == MAP_FAILED) {
+		conn->buf = NULL;
 		LV_COUNT(&conn->vsock->device, errors, 1);
 		lv_conn_abort(conn);
 		return;

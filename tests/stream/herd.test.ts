@@ -13,6 +13,7 @@ import {
   type HubFrame,
   HubFrameSchema,
 } from "../../proto/gen/leveret/v1/agent_pb.js";
+import { FakeImages } from "../kit/fake-images.ts";
 import { createDatabase } from "../kit/postgres.ts";
 import { PlaneChild } from "../kit/plane-child.ts";
 import { until } from "../kit/until.ts";
@@ -94,7 +95,12 @@ class Herd {
 }
 
 function contextOf(herd: Herd, isUp: () => boolean): AgentContext {
-  const fleet = { listen: () => () => undefined, inventory: () => [], unackedResults: () => [] };
+  const fleet = {
+    images: new FakeImages(),
+    listen: () => () => undefined,
+    inventory: () => [],
+    unackedResults: () => [],
+  };
   return {
     config: { controlPlaneAddr: "sim:1", capacity: CAPACITY, labels: {}, dir: tmpdir() },
     clock: herd.scheduler.clockOf(herd.process),

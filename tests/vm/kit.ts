@@ -93,14 +93,25 @@ export function writeBusyboxImage(directory: string, applets: readonly string[])
   mkdirSync(join(root, "etc"));
   writeFileSync(join(root, "etc/passwd"), "root:x:0:0::/root:/bin/sh\nweb:x:33:33::/web:/bin/sh\n");
   writeFileSync(join(root, "etc/group"), "root:x:0:\nweb:x:33:\nextra:x:44:web\n");
-  const run = (argv: string[]): void => {
-    const { exitCode, stderr } = Bun.spawnSync(argv, { stdout: "ignore", stderr: "pipe" });
-    if (exitCode !== 0) throw new Error(`${argv.join(" ")}: ${stderr.toString()}`);
-  };
   run(["cp", "/bin/busybox", join(root, "bin/busybox")]);
   for (const applet of applets) run(["ln", "-s", "busybox", join(root, "bin", applet)]);
   run(["mksquashfs", root, path, "-noappend", "-quiet", "-no-progress", "-all-root"]);
   return path;
+}
+
+/** A squashfs of one C program, built static, as /program; needs gcc and mksquashfs. */
+export function writeProgramImage(directory: string, source: string): string {
+  const root = join(directory, "program-root");
+  const path = join(directory, "program.squashfs");
+  mkdirSync(root);
+  run(["gcc", "-static", "-O2", "-Wall", "-Wextra", "-o", join(root, "program"), source]);
+  run(["mksquashfs", root, path, "-noappend", "-quiet", "-no-progress", "-all-root"]);
+  return path;
+}
+
+function run(argv: string[]): void {
+  const { exitCode, stderr } = Bun.spawnSync(argv, { stdout: "ignore", stderr: "pipe" });
+  if (exitCode !== 0) throw new Error(`${argv.join(" ")}: ${stderr.toString()}`);
 }
 
 /** A VMM process on a machine directory; killed at the end of the scope. */

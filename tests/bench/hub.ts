@@ -162,7 +162,8 @@ async function memory({ agents: counts }: Options, say: Say): Promise<Figure[]> 
 
 /** By the hosts that the database has heard of within one interval. */
 async function heartbeatsPerSecond(database: string): Promise<number> {
-  await Bun.sleep(2 * LIMITS.heartbeatIntervalMs);
+  // What Hello wrote is older than an interval then.
+  await Bun.sleep(LIMITS.heartbeatIntervalMs);
   const seconds = LIMITS.heartbeatIntervalMs / 1_000;
   const sql = connect(database, { max: 1, onnotice: () => undefined });
   try {

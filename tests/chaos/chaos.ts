@@ -34,7 +34,18 @@ const MIB = { cpus: 1, memory_mb: 64, disk_mb: 16 };
 const FAULTS = ["cut", "freeze-agent", "kill-agent", "freeze-cp", "kill-cp"] as const;
 
 type Fault = (typeof FAULTS)[number];
-type Wish = { id: string; wish: "started" | "stopped" | "destroyed"; unsure: boolean };
+type State = "started" | "stopped" | "destroyed";
+type Wish = {
+  id: string;
+  /** The last one that was answered. */
+  wish: State;
+  /** Requests that broke off: a replica that stood still may carry them out after later ones. */
+  maybe: Set<State>;
+};
+
+const isState = (state: string): state is State =>
+  state === "started" || state === "stopped" || state === "destroyed";
+
 type Say = (line: string) => void;
 export type ChaosResult = {
   requests: number;
@@ -65,6 +76,8 @@ class Chaos implements AsyncDisposable {
   #broken: Error | null = null;
   #over = false;
   #deck: Fault[] = [];
+  /** As each machine was found at rest. */
+  readonly #rested = new Map<string, State>();
   /** When it was over. */
   #lastFault = 0;
 
@@ -154,8 +167,11 @@ class Chaos implements AsyncDisposable {
     const ms = Date.now() - this.#lastFault;
     this.#say(`at rest after ${ms} ms`);
     // What is gone stays gone: should one of them run again, it is a stranger.
-    for (const { id, wish, unsure } of this.#wishes.values())
-      if (wish === "destroyed" && !unsure) this.#wishes.delete(id);
+    for (const machine of this.#wishes.values()) {
+      machine.wish = this.#rested.get(machine.id) ?? machine.wish;
+      machine.maybe.clear();
+      if (machine.wish === "destroyed") this.#wishes.delete(machine.id);
+    }
     return ms;
   }
 
@@ -202,9 +218,9 @@ class Chaos implements AsyncDisposable {
       wish === "destroyed"
         ? await this.#ask("DELETE", path)
         : await this.#ask("POST", `${path}/${wish === "stopped" ? "stop" : "start"}`, {});
-    if (reply !== null && reply.status < 300) Object.assign(machine, { wish, unsure: false });
+    if (reply !== null && reply.status < 300) machine.wish = wish;
     // Refused is an answer; a broken connection leaves it open.
-    else if (reply === null || reply.status >= 500) machine.unsure = true;
+    else if (reply === null || reply.status >= 500) machine.maybe.add(wish);
   }
 
   /** Asked with one key until it is answered: one machine, whatever broke in between. */
@@ -216,7 +232,7 @@ class Chaos implements AsyncDisposable {
       if (reply?.status === 201) {
         const { id } = (await reply.json()) as { id: string };
         this.#machines += 1;
-        this.#wishes.set(id, { id, wish: "started", unsure: false });
+        this.#wishes.set(id, { id, wish: "started", maybe: new Set() });
         return;
       }
       await systemClock.sleep(300);
@@ -317,13 +333,14 @@ class Chaos implements AsyncDisposable {
     const client = this.#client();
     const hosts = await client.hosts();
     if (hosts.some(({ state }) => state !== "ready")) return "a host is not ready";
-    for (const { id, wish, unsure } of this.#wishes.values()) {
+    for (const { id, wish, maybe } of this.#wishes.values()) {
       const { state } = await client.machine(id);
       const runs = running.filter((one) => one === id).length;
       if (runs > 1) return `${id} runs ${runs} times`;
       if ((state === "started") !== (runs === 1)) return `${id} is ${state} with ${runs} runs`;
-      if (!["started", "stopped", "destroyed"].includes(state)) return `${id} is ${state}`;
-      if (!unsure && state !== wish) return `${id} is ${state} and was to be ${wish}`;
+      if (!isState(state)) return `${id} is ${state}`;
+      if (state !== wish && !maybe.has(state)) return `${id} is ${state} and was to be ${wish}`;
+      this.#rested.set(id, state);
     }
     const unknown = running.find((id) => !this.#wishes.has(id));
     if (unknown !== undefined) return `${unknown} runs and nobody asked for it`;

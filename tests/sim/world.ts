@@ -92,6 +92,8 @@ class Life implements Disposable {
       vanish: rare() / 4,
       slow: rare(),
     };
+    // Frames are counted: a repeated one would stand in for the one that is missing.
+    if (faults.duplicate > 0) faults.vanish = 0;
     this.#network = new Network(this.#scheduler, random, faults, bugs.frame);
     this.#store.notify = (payload) => this.#notify(payload);
   }

@@ -41,6 +41,7 @@ export class ControlSession {
   #renewalAsked = false;
   /** `Images.changes` when they were told last. */
   #imagesTold = -1;
+  #tellingImages = false;
   #goodbye: Goodbye | null = null;
   /** Frames that came down. */
   #received = 0n;
@@ -147,7 +148,8 @@ export class ControlSession {
         case: "heartbeat",
         value: heartbeat(this.#context, sequence, this.#received),
       });
-      if (fleet.images.changes !== this.#imagesTold) await this.#tellImages();
+      // Not awaited: the image worker may be busy, and the heart must not stand still for it.
+      if (fleet.images.changes !== this.#imagesTold) void this.#tellImages();
       await this.#renew();
     }
   }
@@ -156,11 +158,15 @@ export class ControlSession {
   async #tellImages(): Promise<void> {
     const { images } = this.#context.fleet;
     const { changes } = images;
+    if (this.#tellingImages) return;
+    this.#tellingImages = true;
     try {
       this.#outbox.push({ case: "images", value: await imageInventory(images) });
       this.#imagesTold = changes;
     } catch (error) {
       this.#context.log.debug({ err: error }, "the images cannot be listed");
+    } finally {
+      this.#tellingImages = false;
     }
   }
 

@@ -12,10 +12,12 @@ import { claimReply, releaseReply, storeReply } from "../db/queries/idempotency.
 import type { ReplyRow } from "../db/schema/idempotency-replies.ts";
 import { seal, unseal } from "../ops/seal.ts";
 import type { Env, HttpDeps } from "./deps.ts";
+import { LOAD_PATH } from "./routes/image-load.ts";
 
 export const IDEMPOTENCY_HEADER = "idempotency-key";
 export const REPLAYED_HEADER = "idempotent-replayed";
-const CREATE_PATH = "/v1/machines";
+/** A machine's key is its own; an archive is too large to be compared, and loading it twice is harmless. */
+const OTHERWISE: ReadonlySet<string> = new Set(["/v1/machines", LOAD_PATH]);
 const PURPOSE = "idempotency reply";
 const KEY = /^[\x20-\x7e]{1,256}$/;
 
@@ -23,7 +25,7 @@ export function idempotent(deps: HttpDeps): MiddlewareHandler<Env> {
   const { db } = deps.database;
   return async (c, next) => {
     const key = c.req.header(IDEMPOTENCY_HEADER);
-    if (key === undefined || c.req.method !== "POST" || c.req.path === CREATE_PATH) return next();
+    if (key === undefined || c.req.method !== "POST" || OTHERWISE.has(c.req.path)) return next();
     if (!KEY.test(key))
       throw new LvError("BAD_REQUEST", "Idempotency-Key: 1 to 256 printable ASCII characters");
     const { projectId } = c.get("principal");

@@ -27,6 +27,8 @@ const [dir = ""] = process.argv.slice(2);
 const config = { mirrors: [], insecure: [] };
 const store = new ImageStore({ dir, config, log: silentLog(), clock: systemClock });
 
+// As an agent does when it has connected: its worker runs before the first machine comes.
+await store.list();
 process.stdout.write("ready\n");
 for await (const line of createInterface({ input: process.stdin })) {
   const before = written();

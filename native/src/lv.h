@@ -87,9 +87,7 @@ struct lv_queue {
 	/* As the driver wrote them. */
 	uint32_t num;
 	bool ready;
-	uint64_t desc_addr;
-	uint64_t avail_addr;
-	uint64_t used_addr;
+	uint64_t addr[3]; /* of the three rings below */
 	/* Set by lv_queue_start, NULL before. */
 	const uint8_t *desc;
 	uint8_t *avail;

@@ -42,12 +42,12 @@ enum lv_device_fault lv_queue_start(struct lv_queue *queue,
 	uint64_t n = queue->num;
 
 	if (n == 0 || n > LV_QUEUE_MAX || (n & (n - 1)) != 0 ||
-	    queue->desc_addr % 16 != 0 || queue->avail_addr % 2 != 0 ||
-	    queue->used_addr % 4 != 0)
+	    queue->addr[0] % 16 != 0 || queue->addr[1] % 2 != 0 ||
+	    queue->addr[2] % 4 != 0)
 		return LV_FAULT_RING_ADDRESS;
-	queue->desc = lv_gpa(mem, queue->desc_addr, DESC_BYTES * n);
-	queue->avail = lv_gpa(mem, queue->avail_addr, 6 + 2 * n);
-	queue->used = lv_gpa(mem, queue->used_addr, 6 + 8 * n);
+	queue->desc = lv_gpa(mem, queue->addr[0], DESC_BYTES * n);
+	queue->avail = lv_gpa(mem, queue->addr[1], 6 + 2 * n);
+	queue->used = lv_gpa(mem, queue->addr[2], 6 + 8 * n);
 	if (queue->desc == NULL || queue->avail == NULL || queue->used == NULL)
 		return LV_FAULT_RING_ADDRESS;
 	queue->event_idx = event_idx;

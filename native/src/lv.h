@@ -39,11 +39,7 @@ static inline uint64_t lv_min(uint64_t a, uint64_t b)
 
 struct lv_mem {
 	uint32_t count;
-	struct {
-		uint64_t gpa;
-		uint64_t len;
-		uint8_t *hva;
-	} region[LV_MAX_REGIONS];
+	struct lv_region region[LV_MAX_REGIONS];
 };
 
 /* Address of [gpa, gpa + len) when it lies inside one region, else NULL. */
@@ -418,37 +414,33 @@ struct lv_vm {
 	uint32_t device_count;
 	struct lv_device *device[LV_MAX_DEVICES];
 	uint32_t gsi_used; /* bit per GSI */
-	uint16_t debug_port;
-	bool has_serial, has_power, has_debug;
-	bool started;
-	bool stopped;
+	struct lv_vm_config config;
+	bool has_serial, started, stopped;
 	struct lv_serial serial;
-	struct lv_power_config power;
 	struct lv_io io;
 	struct lv_filter vcpu_filter;
-	/* The gate that holds vCPU threads until all of them exist, and while
-	 * the machine is paused; its lock also keeps kicks apart from joins. */
+	/* The gate that holds vCPU threads while the machine is paused, as it
+	 * is until all of them exist; its lock also keeps kicks apart from
+	 * joins.
+	 */
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate;
-	uint32_t parked; /* vCPUs that wait for the end of the pause */
-	bool paused;	 /* under gate_lock, as is parked */
-	bool gate_open;
-	bool halted;
-	_Atomic bool stopping;
+	uint32_t parked;       /* vCPUs that wait for the end of the pause */
+	bool paused;	       /* under gate_lock, as is parked */
+	_Atomic bool stopping; /* written under gate_lock */
 };
 
 int lv_ioctl(int fd, unsigned long request, void *arg);
 int lv_vcpu_start(struct lv_vcpu *vcpu);
 /* Tells every vCPU to leave the guest for good. Any thread. */
 void lv_vm_halt(struct lv_vm *vm);
-/* Undoes lv_vm_pause, except for vCPUs that are to stay out. JS thread. */
-void lv_vm_release(struct lv_vm *vm);
-/* The machine is over: lets its output out, posts why, halts it. vCPU threads.
+/* The machine is over: lets its output out, halts it, posts why. vCPU threads.
  */
-void lv_vm_end(struct lv_vm *vm, const struct lv_event *event);
+void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
+	       uint64_t value, int error);
 /* One byte-wide or wider port access by a vCPU. */
-void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
-		  uint32_t value, uint32_t size);
+void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
+		  uint32_t size);
 uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size);
 void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 		   bool write);

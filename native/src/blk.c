@@ -323,8 +323,7 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	}
 }
 
-static int64_t serve(struct lv_device *device, uint32_t queue,
-		     const struct lv_chain *chain)
+static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
 {
 	struct blk *blk = (struct blk *)device;
 	struct request *request;
@@ -336,12 +335,10 @@ static int64_t serve(struct lv_device *device, uint32_t queue,
 	lv_limiter_spend(&blk->limiter,
 			 chain->readable_bytes + chain->writable_bytes);
 	if (chain->misordered || chain->writable_bytes < 1 ||
-	    chain->readable_bytes < sizeof(struct header)) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	    chain->readable_bytes < sizeof(struct header))
+		return LV_MALFORMED;
 	request = &blk->request[__builtin_ctzll(blk->free)];
-	request->queue = queue;
+	request->queue = chain->queue;
 	status = begin(blk, chain, request);
 	if (status != HELD)
 		return answer(blk, request, status);
@@ -428,8 +425,7 @@ static void destroy(struct lv_device *device)
 	settle(device);
 	lv_uring_free(&blk->ring);
 	(void)close(blk->fd);
-	lv_device_fini(device);
-	free(blk);
+	lv_device_free(device);
 }
 
 static const struct lv_device_ops blk_ops = {
@@ -459,7 +455,6 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	    .zeroes_may_unmap = 1,
 	};
 	struct blk *blk;
-	int error;
 
 	if ((config->flags & ~(LV_BLK_READ_ONLY | LV_BLK_NO_URING)) != 0 ||
 	    config->bytes > INT64_MAX || config->queues == 0 ||
@@ -468,32 +463,24 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	features |= read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
 	if (config->queues > 1)
 		features |= F_MQ;
-	blk = calloc(1, sizeof(*blk));
+	blk = lv_device_new(sizeof(*blk), &blk_ops, config->queues, mem, events,
+			    features);
 	if (blk == NULL)
-		return -ENOMEM;
+		return -errno;
+	blk->ring.fd = -1;
 	space.capacity = blk->sectors = config->bytes / SECTOR;
 	memcpy(blk->device.config, &space, sizeof(space));
 	blk->device.config_bytes = sizeof(space);
 	blk->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-	error = blk->fd < 0
-		    ? -errno
-		    : lv_device_init(&blk->device, &blk_ops, config->queues,
-				     mem, events, features);
-	if (error < 0) {
-		if (blk->fd >= 0)
-			(void)close(blk->fd);
-		free(blk);
-		return error;
-	}
+	if (blk->fd < 0)
+		return lv_device_done(&blk->device, -errno, out);
 	blk->read_only = read_only;
 	memcpy(blk->id, config->id, ID_BYTES);
 	lv_limiter_init(&blk->limiter, &config->limit);
 	blk->free = UINT64_MAX;
-	blk->ring.fd = -1;
 	/* Without one, disks are slower and hold up other devices. */
 	if ((config->flags & LV_BLK_NO_URING) == 0)
 		(void)lv_uring_init(&blk->ring, blk->fd);
 	blk->device.poll_fd = blk->ring.fd;
-	*out = &blk->device;
-	return 0;
+	return lv_device_done(&blk->device, 0, out);
 }

@@ -98,6 +98,7 @@ struct lv_queue {
 /* One descriptor chain, every buffer checked to be in RAM. Zero-length
  * descriptors are left out. The readable part is iov[0 .. readable). */
 struct lv_chain {
+	uint32_t queue; /* of its device */
 	uint16_t head;
 	bool misordered; /* a readable descriptor after a writable one (2.7.4.2)
 			  */
@@ -183,9 +184,7 @@ struct lv_device {
 	_Atomic uint32_t status;
 	_Atomic uint32_t isr;
 	_Atomic uint32_t generation; /* of config, 4.2.2.1 */
-	uint32_t device_features_sel;
-	uint32_t driver_features_sel;
-	uint32_t queue_sel;
+	uint32_t device_features_sel, driver_features_sel, queue_sel;
 	uint64_t driver_features;
 	struct lv_queue queue[LV_QUEUES_MAX];
 	bool active; /* DRIVER_OK and no fault */
@@ -199,17 +198,14 @@ struct lv_device {
 	((void)__atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED))
 #define LV_COUNT(device, field, n) LV_ADD((device)->stats.field, n)
 
-/* Opens the eventfds; everything else was set by the device's constructor. */
-int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   uint32_t queues, const struct lv_mem *mem,
-		   struct lv_events *events, uint64_t features);
-/* The common half of ops->destroy. */
-void lv_device_fini(struct lv_device *device);
-/* The same for a device that starts a struct of so many bytes of zeros; NULL
- * and errno. */
+/* The device, with its eventfds, that starts a struct of so many bytes of
+ * zeros; NULL and errno. */
 void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
 		    uint32_t queues, const struct lv_mem *mem,
 		    struct lv_events *events, uint64_t features);
+/* The end of a constructor: *out = device, or destroys it. Returns error. */
+int lv_device_done(struct lv_device *device, int error, struct lv_device **out);
+/* The common half of ops->destroy. */
 void lv_device_free(struct lv_device *device);
 /* Register accesses of len bytes at base + offset. vCPU threads. */
 void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
@@ -230,12 +226,13 @@ uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
 bool lv_device_pop(struct lv_device *device, uint32_t queue,
 		   struct lv_chain *chain);
 /* What a chain came to: >= 0 = served, that many bytes were written into it. */
-#define LV_LATER (-1) /* not now: it stays in the queue, the drain ends */
-#define LV_HELD	 (-2) /* taken; it is pushed by other means */
+#define LV_LATER     (-1) /* not now: it stays in the queue, the drain ends */
+#define LV_HELD	     (-2) /* taken; it is pushed by other means */
+#define LV_MALFORMED (-3) /* counted, and given back unused */
+typedef int64_t lv_serve(struct lv_device *device,
+			 const struct lv_chain *chain);
 /* Serves what waits in a queue, a budget's worth at a time, then signals. */
-void lv_device_drain(struct lv_device *device, uint32_t queue,
-		     int64_t (*serve)(struct lv_device *device, uint32_t queue,
-				      const struct lv_chain *chain));
+void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve);
 /* Writes a part of config and tells the driver (2.5). Lock held. */
 void lv_device_configure(struct lv_device *device, uint32_t offset,
 			 const void *value, uint32_t len);

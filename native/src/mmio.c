@@ -55,12 +55,15 @@ enum {
 	REG_CONFIG_GENERATION = 0x0fc,
 };
 
-int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   uint32_t queues, const struct lv_mem *mem,
-		   struct lv_events *events, uint64_t features)
+void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
+		    uint32_t queues, const struct lv_mem *mem,
+		    struct lv_events *events, uint64_t features)
 {
+	struct lv_device *device = calloc(1, bytes);
+
+	if (device == NULL)
+		return NULL;
 	device->ops = ops;
-	device->queues = 0;
 	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
@@ -77,40 +80,28 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 		device->kick_fd[device->queues++] = fd;
 	}
 	if (device->queues == queues)
-		return 0;
-	lv_device_fini(device);
-	return -EMFILE;
+		return device;
+	lv_device_free(device);
+	errno = EMFILE;
+	return NULL;
 }
 
-void lv_device_fini(struct lv_device *device)
+int lv_device_done(struct lv_device *device, int error, struct lv_device **out)
+{
+	if (error < 0)
+		device->ops->destroy(device);
+	else
+		*out = device;
+	return error;
+}
+
+void lv_device_free(struct lv_device *device)
 {
 	for (uint32_t i = 0; i < device->queues; i++)
 		(void)close(device->kick_fd[i]);
 	if (device->irq_fd >= 0)
 		(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
-}
-
-void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
-		    uint32_t queues, const struct lv_mem *mem,
-		    struct lv_events *events, uint64_t features)
-{
-	struct lv_device *device = calloc(1, bytes);
-	int error;
-
-	if (device == NULL)
-		return NULL;
-	error = lv_device_init(device, ops, queues, mem, events, features);
-	if (error == 0)
-		return device;
-	free(device);
-	errno = -error;
-	return NULL;
-}
-
-void lv_device_free(struct lv_device *device)
-{
-	lv_device_fini(device);
 	free(device);
 }
 
@@ -147,6 +138,7 @@ bool lv_device_pop(struct lv_device *device, uint32_t queue,
 
 	if (!device->active || !device->queue[queue].ready)
 		return false;
+	chain->queue = queue;
 	result = lv_queue_pop(&device->queue[queue], device->mem, chain);
 	if (result < 0)
 		lv_device_fail(device, (enum lv_device_fault) - result);

@@ -88,8 +88,7 @@ int lv_net_host_open(struct lv_net_host *host,
 	    fcntl(host->fd, F_SETFL, fcntl(host->fd, F_GETFL) | O_NONBLOCK) ==
 		0)
 		return 0;
-	lv_net_host_close(host);
-	return -ENOMEM;
+	return -ENOMEM; /* the owner closes it */
 }
 
 void lv_net_host_close(struct lv_net_host *host)

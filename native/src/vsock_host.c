@@ -57,9 +57,8 @@ static uint32_t send_some(struct lv_conn *conn, struct iovec *iov,
 	struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
 	ssize_t done;
 
-	do
-		done = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (done < 0 && errno == EINTR);
+	done = TEMP_FAILURE_RETRY(
+	    sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
 	if (done >= 0) {
 		LV_COUNT(&conn->vsock->device, bytes_out, (uint64_t)done);
 		advance(conn, (uint32_t)done);

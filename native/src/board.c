@@ -145,7 +145,8 @@ static int check_gsi(const struct lv_vm *vm, uint32_t gsi)
 	return (vm->gsi_used & 1u << gsi) != 0 ? -EEXIST : 0;
 }
 
-/* Whether a device may sit at base with that interrupt. */
+/* Whether a device may sit at base with that interrupt. Where another one sits,
+ * KVM refuses its registers: -EEXIST. */
 static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
 {
 	if (vm->started)
@@ -155,9 +156,6 @@ static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
 	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
 	    lv_gpa(&vm->mem, base, 1) != NULL)
 		return -EINVAL;
-	for (uint32_t i = 0; i < vm->device_count; i++)
-		if (vm->device[i]->base == base)
-			return -EEXIST;
 	return check_gsi(vm, gsi);
 }
 

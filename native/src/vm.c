@@ -169,23 +169,17 @@ static int create_vcpus(struct lv_vm *vm, uint32_t count)
 	vm->run_bytes = (size_t)bytes;
 	for (uint32_t i = 0; i < count; i++) {
 		struct lv_vcpu *vcpu = &vm->vcpu[i];
-		void *run;
 
 		vcpu->vm = vm;
 		vcpu->id = i;
 		vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, i);
 		if (vcpu->fd < 0)
 			return -errno;
-		run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE,
-			   MAP_SHARED, vcpu->fd, 0);
-		if (run == MAP_FAILED) {
-			int error = -errno;
-
-			(void)close(vcpu->fd);
-			return error;
-		}
-		vcpu->run = run;
 		vm->vcpu_count++;
+		vcpu->run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE,
+				 MAP_SHARED, vcpu->fd, 0);
+		if (vcpu->run == MAP_FAILED)
+			return -errno; /* which munmap will not take */
 	}
 	return 0;
 }
@@ -203,15 +197,12 @@ int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out)
 	vm->config = *config;
 	vm->fd = -1;
 	vm->mem_fd = -1;
-	error = lv_events_init(&vm->events);
-	if (error < 0) {
-		free(vm);
-		return error;
-	}
 	(void)pthread_mutex_init(&vm->gate_lock, NULL);
 	(void)pthread_cond_init(&vm->gate, NULL);
+	error = lv_events_init(&vm->events);
 	vm->kvm_fd = open_kvm(NULL);
-	error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
+	if (error == 0)
+		error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
 	/* Memory first: after the chips set up their routing, KVM keeps the
 	 * next change of memory waiting for a grace period, 5 ms. */
 	if (error == 0)
@@ -238,15 +229,12 @@ void lv_vm_destroy(struct lv_vm *vm)
 		(void)close(vm->vcpu[i].fd);
 	}
 	lv_board_free(vm);
-	if (vm->fd >= 0)
-		(void)close(vm->fd);
+	(void)close(vm->fd);
 	/* After the VM is closed, so that it never runs on unmapped memory. */
 	for (uint32_t i = 0; i < vm->mem.count; i++)
 		(void)munmap(vm->mem.region[i].hva, vm->mem.region[i].len);
-	if (vm->mem_fd >= 0)
-		(void)close(vm->mem_fd);
-	if (vm->kvm_fd >= 0)
-		(void)close(vm->kvm_fd);
+	(void)close(vm->mem_fd);
+	(void)close(vm->kvm_fd);
 	lv_events_free(&vm->events);
 	(void)pthread_cond_destroy(&vm->gate);
 	(void)pthread_mutex_destroy(&vm->gate_lock);

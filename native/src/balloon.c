@@ -20,7 +20,7 @@
 #define PFNS_MAX	 1024u /* of one chain; Linux sends 256 */
 #define ACTUAL		 4u    /* offset in config, 5.5.4 */
 
-enum { INFLATE = 0, DEFLATE = 1, STATS = 2, QUEUES = 4 };
+enum { STATS = 2, QUEUES = 4 }; /* after inflate and deflate */
 
 struct balloon {
 	struct lv_device device;
@@ -130,14 +130,10 @@ static void notify(struct lv_device *device, uint32_t queue)
 {
 	/* Linux leaves no gap where the statistics would be. */
 	bool stats = (device->driver_features & F_STATS_VQ) != 0;
+	lv_serve *const serve[QUEUES] = {inflate, deflate,
+					 stats ? take_stats : report, report};
 
-	if (queue == INFLATE)
-		lv_device_drain(device, queue, inflate);
-	else if (queue == DEFLATE)
-		lv_device_drain(device, queue, deflate);
-	else
-		lv_device_drain(device, queue,
-				queue == STATS && stats ? take_stats : report);
+	lv_device_drain(device, queue, serve[queue]);
 }
 
 static void reset(struct lv_device *device)

@@ -359,9 +359,9 @@ static void finish(struct blk *blk, uint64_t index, int32_t result)
 		    answer(blk, request, outcome(blk, request, result)));
 }
 
-static void reap(struct blk *blk)
+static void reap(struct lv_device *device)
 {
-	struct lv_device *device = &blk->device;
+	struct blk *blk = (struct blk *)device;
 	bool kick;
 	uint64_t index;
 	int32_t result;
@@ -388,7 +388,7 @@ static void drain(struct blk *blk, uint32_t first, uint32_t end)
 	lv_uring_submit(&blk->ring);
 	while (lv_uring_undo(&blk->ring, &index))
 		finish(blk, index, -EAGAIN);
-	reap(blk);
+	reap(&blk->device);
 }
 
 static void notify(struct lv_device *device, uint32_t queue)
@@ -396,15 +396,9 @@ static void notify(struct lv_device *device, uint32_t queue)
 	drain((struct blk *)device, queue, queue + 1);
 }
 
-static void tick(struct lv_device *device, uint64_t now_ns)
+static void tick(struct lv_device *device)
 {
-	(void)now_ns;
 	drain((struct blk *)device, 0, device->queues);
-}
-
-static void poll_ring(struct lv_device *device)
-{
-	reap((struct blk *)device);
 }
 
 static void settle(struct lv_device *device)
@@ -413,7 +407,7 @@ static void settle(struct lv_device *device)
 
 	while (blk->ring.in_flight > 0) {
 		lv_uring_wait(&blk->ring);
-		reap(blk);
+		reap(device);
 	}
 }
 
@@ -431,7 +425,7 @@ static void destroy(struct lv_device *device)
 static const struct lv_device_ops blk_ops = {
     .id = 2,
     .notify = notify,
-    .poll = poll_ring,
+    .poll = reap,
     .tick = tick,
     .settle = settle,
     .reset = settle,

@@ -70,7 +70,8 @@ uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
 	    ((device->wake_ns != 0 && device->wake_ns <= now_ns) ||
 	     (half_second && device->wants_tick))) {
 		device->wake_ns = 0;
-		device->ops->tick(device, now_ns);
+		device->now_ns = now_ns;
+		device->ops->tick(device);
 	}
 	wake_ns = device->wake_ns;
 	if (wake_ns == 0 && device->wants_tick)

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #pragma GCC visibility push(default)
@@ -150,7 +151,7 @@ struct lv_device_ops {
 	/* poll_fd is readable. I/O thread. */
 	void (*poll)(struct lv_device *device);
 	/* Time passed: wake_ns, or about half a second while wants_tick. */
-	void (*tick)(struct lv_device *device, uint64_t now_ns);
+	void (*tick)(struct lv_device *device);
 	/* Finish what the host works on. NULL when nothing is. Any thread. */
 	void (*settle)(struct lv_device *device);
 	/* The driver reset the device: forget all guest state. Any thread.
@@ -179,6 +180,7 @@ struct lv_device {
 	uint32_t poll_events; /* EPOLLIN unless the constructor says more */
 	bool wants_tick;
 	uint64_t wake_ns; /* call tick then; 0 = no wish */
+	uint64_t now_ns;  /* of the last tick */
 
 	/* Registers. status and isr are read without the lock. */
 	_Atomic uint32_t status;
@@ -280,6 +282,10 @@ int lv_console_new(const struct lv_console_config *config,
 		   struct lv_device **out);
 int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
+/* A new non-blocking unix socket that is bound to path or connected to it, as
+ * how says; it fits an address. */
+int lv_unix_open(const char *path,
+		 int (*how)(int, const struct sockaddr *, socklen_t));
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 		 struct lv_events *events, struct lv_device **out);
 

@@ -194,12 +194,6 @@ static void poll(struct lv_device *device)
 		lv_device_drain(device, TX, transmit);
 }
 
-static void tick(struct lv_device *device, uint64_t now_ns)
-{
-	(void)now_ns;
-	poll(device);
-}
-
 static void destroy(struct lv_device *device)
 {
 	lv_net_host_close(&((struct net *)device)->host);
@@ -210,7 +204,7 @@ static const struct lv_device_ops net_ops = {
     .id = 1,
     .notify = notify,
     .poll = poll,
-    .tick = tick,
+    .tick = poll,
     .destroy = destroy,
 };
 

@@ -167,6 +167,12 @@ void lv_conn_settle(struct lv_conn *conn)
 
 /* ---- from the guest ---- */
 
+static void refuse(struct lv_vsock *vsock, const struct header *header)
+{
+	(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header->src_port,
+			  header->dst_port);
+}
+
 static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 {
 	struct lv_conn *conn = NULL;
@@ -179,8 +185,7 @@ static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 				   header->dst_port);
 	if (conn == NULL) {
 		LV_COUNT(&vsock->device, errors, 1);
-		(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header->src_port,
-				  header->dst_port);
+		refuse(vsock, header);
 		return;
 	}
 	conn->peer_alloc = header->buf_alloc;
@@ -267,8 +272,7 @@ static int64_t take_packet(struct lv_device *device,
 		open_from_guest(vsock, &header);
 	} else if (header.op != LV_OP_RST) {
 		good = header.type == TYPE_STREAM;
-		(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header.src_port,
-				  header.dst_port);
+		refuse(vsock, &header);
 	}
 	LV_COUNT(device, malformed, good ? 0 : 1);
 	return 0;
@@ -421,7 +425,7 @@ static void poll_host(struct lv_device *device)
 	lv_device_drain(device, RX, give_packet);
 }
 
-static void tick(struct lv_device *device, uint64_t now_ns)
+static void tick(struct lv_device *device)
 {
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 
@@ -430,7 +434,8 @@ static void tick(struct lv_device *device, uint64_t now_ns)
 	for (uint32_t i = vsock->used; i-- > 0;) {
 		struct lv_conn *conn = &vsock->conn[i];
 
-		if (conn->deadline_ns != 0 && now_ns >= conn->deadline_ns) {
+		if (conn->deadline_ns != 0 &&
+		    device->now_ns >= conn->deadline_ns) {
 			LV_COUNT(device, errors, 1);
 			lv_conn_abort(conn);
 		}

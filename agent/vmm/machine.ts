@@ -283,7 +283,9 @@ function addNet(vm: Vm, config: NetConfig, tries = NET_TRIES): void {
   try {
     vm.addNet(config);
   } catch (error) {
-    if (errorCode(error) === "ECONNREFUSED" && tries > 1) {
+    const code = errorCode(error);
+    // EAGAIN: its backlog is full.
+    if ((code === "ECONNREFUSED" || code === "EAGAIN") && tries > 1) {
       Bun.sleepSync(NET_RETRY_MS);
       return addNet(vm, config, tries - 1);
     }

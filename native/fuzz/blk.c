@@ -1,4 +1,5 @@
 /* blk.c - requests of the block device, over a file in memory. */
+#include <errno.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>

@@ -6,8 +6,7 @@ export const ABI_VERSION = 1;
 export const MAX_VCPUS = 32;
 export const MAX_DEVICES = 16;
 export const MAX_REGIONS = 4;
-export const VM_PIT = 1;
-export const VM_HUGE_PAGES = 2;
+export const VM_HUGE_PAGES = 1;
 export const BLK_READ_ONLY = 1;
 export const NET_TAP = 1;
 export const VCPU_STATE = {
@@ -19,6 +18,8 @@ export const VCPU_STATE = {
 export const GET_SUPPORTED_CPUID = 8;
 export const SET_CPUID = 9;
 export const SET_MSRS = 10;
+export const TRANSLATE = 11;
+export const TRANSLATION_BYTES = 24;
 export const CPUID_ENTRY_BYTES = 40;
 export const MSR_ENTRY_BYTES = 16;
 export const CONFINE = {
@@ -45,19 +46,23 @@ export const EVENT_KIND = {
   hostFailed: 6,
 } as const;
 export const VM_CONFIG = {
-  bytes: 40,
+  bytes: 48,
   size: 0,
   vcpus: 4,
   memoryBytes: 8,
   lowLimit: 16,
   highBase: 24,
   flags: 32,
+  powerPort: 36,
+  debugPort: 38,
+  powerOff: 40,
+  reset: 41,
 } as const;
 export const REGION = {
   bytes: 24,
   gpa: 0,
-  hva: 8,
-  len: 16,
+  hva: 16,
+  len: 8,
 } as const;
 export const SERIAL_CONFIG = {
   bytes: 24,
@@ -66,13 +71,6 @@ export const SERIAL_CONFIG = {
   gsi: 8,
   outFd: 12,
   outLimit: 16,
-} as const;
-export const POWER_CONFIG = {
-  bytes: 8,
-  size: 0,
-  port: 4,
-  powerOff: 6,
-  reset: 7,
 } as const;
 export const BLK_CONFIG = {
   bytes: 88,
@@ -144,7 +142,7 @@ export const VSOCK_CONFIG = {
 } as const;
 export const VSOCK_PATH_BYTES = 104;
 export const EVENT = {
-  bytes: 56,
+  bytes: 40,
   kind: 0,
   vcpu: 4,
   device: 8,
@@ -152,9 +150,7 @@ export const EVENT = {
   value: 16,
   error: 24,
   timeNs: 32,
-  code: 40,
 } as const;
-export const EVENT_CODE_BYTES = 16;
 export const VCPU_STATS = {
   bytes: 32,
   exitsPio: 0,
@@ -294,10 +290,7 @@ export const KERNEL = {
   CLONE_NEWUSER: 268435456,
   CLONE_NEWUTS: 67108864,
   CLONE_THREAD: 65536,
-  KVM_GET_REGS: 2156965505,
-  KVM_GET_SREGS: 2167975555,
   KVM_RUN: 44672,
-  KVM_TRANSLATE: 3222843013,
   PROT_EXEC: 4,
   SECCOMP_RET_ALLOW: 2147418112,
   SECCOMP_RET_ERRNO: 327680,

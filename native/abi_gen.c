@@ -57,6 +57,10 @@ static void print_configs(void)
 	FIELD(lv_vm_config, low_limit);
 	FIELD(lv_vm_config, high_base);
 	FIELD(lv_vm_config, flags);
+	FIELD(lv_vm_config, power_port);
+	FIELD(lv_vm_config, debug_port);
+	FIELD(lv_vm_config, power_off);
+	FIELD(lv_vm_config, reset);
 	CLOSE();
 	OPEN("REGION", lv_region);
 	FIELD(lv_region, gpa);
@@ -69,12 +73,6 @@ static void print_configs(void)
 	FIELD(lv_serial_config, gsi);
 	FIELD(lv_serial_config, out_fd);
 	FIELD(lv_serial_config, out_limit);
-	CLOSE();
-	OPEN("POWER_CONFIG", lv_power_config);
-	FIELD(lv_power_config, size);
-	FIELD(lv_power_config, port);
-	FIELD(lv_power_config, power_off);
-	FIELD(lv_power_config, reset);
 	CLOSE();
 }
 
@@ -155,9 +153,7 @@ static void print_results(void)
 	FIELD(lv_event, value);
 	FIELD(lv_event, error);
 	FIELD(lv_event, time_ns);
-	(void)printf("  code: %zu,\n", offsetof(struct lv_event, bytes));
 	CLOSE();
-	NUMBER("EVENT_CODE_BYTES", sizeof(((struct lv_event *)0)->bytes));
 	OPEN("VCPU_STATS", lv_vcpu_stats);
 	FIELD(lv_vcpu_stats, exits_pio);
 	FIELD(lv_vcpu_stats, exits_mmio);
@@ -183,7 +179,6 @@ static void print_numbers(void)
 	NUMBER("MAX_VCPUS", LV_MAX_VCPUS);
 	NUMBER("MAX_DEVICES", LV_MAX_DEVICES);
 	NUMBER("MAX_REGIONS", LV_MAX_REGIONS);
-	NUMBER("VM_PIT", LV_VM_PIT);
 	NUMBER("VM_HUGE_PAGES", LV_VM_HUGE_PAGES);
 	NUMBER("BLK_READ_ONLY", LV_BLK_READ_ONLY);
 	NUMBER("NET_TAP", LV_NET_TAP);
@@ -196,6 +191,8 @@ static void print_numbers(void)
 	NUMBER("GET_SUPPORTED_CPUID", LV_GET_SUPPORTED_CPUID);
 	NUMBER("SET_CPUID", LV_SET_CPUID);
 	NUMBER("SET_MSRS", LV_SET_MSRS);
+	NUMBER("TRANSLATE", LV_TRANSLATE);
+	NUMBER("TRANSLATION_BYTES", sizeof(struct kvm_translation));
 	NUMBER("CPUID_ENTRY_BYTES", sizeof(struct kvm_cpuid_entry2));
 	NUMBER("MSR_ENTRY_BYTES", sizeof(struct kvm_msr_entry));
 	(void)printf("export const CONFINE = {\n  process: %d,\n  vcpu: %d,\n"
@@ -263,10 +260,7 @@ static void print_seccomp(void)
 	KERNEL(CLONE_NEWUSER);
 	KERNEL(CLONE_NEWUTS);
 	KERNEL(CLONE_THREAD);
-	KERNEL(KVM_GET_REGS);
-	KERNEL(KVM_GET_SREGS);
 	KERNEL(KVM_RUN);
-	KERNEL(KVM_TRANSLATE);
 	KERNEL(PROT_EXEC);
 	KERNEL(SECCOMP_RET_ALLOW);
 	KERNEL(SECCOMP_RET_ERRNO);

@@ -7,8 +7,10 @@ export type VmConfig = {
   /** RAM up to this gpa is region 0; the rest starts at highBase. */
   lowLimit: number;
   highBase: number;
-  /** Create the in-kernel PIT; guests with ACPI need none. */
-  pit: boolean;
+  /** ACPI's sleep and reset registers; a guest can only end by i8042 when left out. */
+  power?: PowerConfig;
+  /** Each byte written there becomes a "debug" event. */
+  debugPort?: number;
   /** Memory in pages of 2 MiB; false when left out. Nothing can be mapped into it then. */
   hugePages?: boolean;
 };
@@ -84,7 +86,7 @@ export type VmEvent = {
   error: number;
   /** CLOCK_MONOTONIC. */
   timeNs: number;
-  /** 16 instruction bytes of a failed emulation, else zeros. */
+  /** Of "vcpu_failed": the instruction it stands at, as much as can be had of 16 bytes. */
   bytes: Uint8Array;
 };
 

@@ -19,7 +19,8 @@ const CONFIG: VmConfig = {
   memoryBytes: 2 * 2 ** 20,
   lowLimit: 3 * GIB,
   highBase: 4 * GIB,
-  pit: false,
+  power: { port: 0x600, powerOff: 0x34, reset: 1 },
+  debugPort: 0xf4,
 };
 const CODE_AT = 0x1000;
 
@@ -116,8 +117,6 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
     const vm = Vm.create(CONFIG);
     try {
       vm.addSerial({ port: 0x3f8, gsi: 4, outFd: fd, outLimit: 1024 });
-      vm.addPower({ port: 0x600, powerOff: 0x34, reset: 1 });
-      vm.addDebug(0xf4);
       // mov dx, 0x3f8; mov al, 'A'; out; mov al, 42; out 0xf4; mov dx, 0x600; mov al, 0x34; out
       load(
         vm,
@@ -142,6 +141,21 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
       rmSync(directory, { recursive: true });
     }
     expect(() => vm.start()).toThrow("The VM was destroyed");
+  });
+
+  test("a vCPU that cannot go on says at which instruction", async () => {
+    const vm = Vm.create({ ...CONFIG, memoryBytes: 1 << 20, lowLimit: 0x80000 });
+    try {
+      // mov ax, 0xf000; mov ds, ax; xor bx, bx; fnstenv [bx]: no RAM, and KVM cannot emulate it
+      load(vm, [0xb8, 0x00, 0xf0, 0x8e, 0xd8, 0x31, 0xdb, 0xd9, 0x37, 0xf4]);
+      vm.start();
+      const event = (await eventsUntil(vm, "vcpu_failed")).at(-1);
+      expect(Buffer.from(event?.bytes ?? []).toString("hex")).toStartWith("d937f4");
+      expect(event?.bytes.length).toBe(16);
+      expect(() => vm.getState(0, "regs")).not.toThrow();
+    } finally {
+      vm.destroy();
+    }
   });
 
   test("devices get indices in order and refuse what cannot be", () => {

@@ -14,6 +14,7 @@ import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import * as abi from "./abi.gen.ts";
+import { entryCount, entryList, LIST_BYTES } from "./entry-list.ts";
 import { ShimError } from "./shim-error.ts";
 import type {
   VmConfig,
@@ -21,7 +22,6 @@ import type {
   VcpuState,
   ConsoleConfig,
   SerialConfig,
-  PowerConfig,
   BlkConfig,
   Limit,
   NetConfig,
@@ -42,8 +42,11 @@ export { ShimError };
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
 const CPUID_MAX_ENTRIES = 256;
-/** The head of kvm_cpuid2 and kvm_msrs: u32 count, u32 padding. */
-const LIST_BYTES = 8;
+/** In kvm_regs and kvm_sregs; kvm_translation after its linear address. */
+const RIP = 128;
+const CS_BASE = 0;
+const TRANSLATION = { gpa: 8, valid: 16 } as const;
+const INSTRUCTION_BYTES = 16;
 /** struct sock_filter */
 const FILTER_STEP_BYTES = 8;
 const PAGE_BYTES = 4_096;
@@ -60,8 +63,6 @@ const SYMBOLS = {
   lv_vm_map_file: { args: ["ptr", "u64", "u64", "i32", "u64"], returns: "i32" },
   lv_vcpu_call: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
   lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_power_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_debug_add: { args: ["ptr", "u16"], returns: "i32" },
   lv_balloon_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_balloon_set: { args: ["ptr", "u32", "u32"], returns: "i32" },
   lv_balloon_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
@@ -231,8 +232,11 @@ export class Vm {
     setU64(view, at.memoryBytes, config.memoryBytes);
     setU64(view, at.lowLimit, config.lowLimit);
     setU64(view, at.highBase, config.highBase);
-    const flags = (config.pit ? abi.VM_PIT : 0) | (config.hugePages ? abi.VM_HUGE_PAGES : 0);
-    view.setUint32(at.flags, flags, true);
+    view.setUint32(at.flags, config.hugePages ? abi.VM_HUGE_PAGES : 0, true);
+    view.setUint16(at.powerPort, config.power?.port ?? 0, true);
+    view.setUint8(at.powerOff, config.power?.powerOff ?? 0);
+    view.setUint8(at.reset, config.power?.reset ?? 0);
+    view.setUint16(at.debugPort, config.debugPort ?? 0, true);
     const out = new BigUint64Array(1);
     check("lv_vm_create", shim.lv_vm_create(asBytes(view), out));
     return new Vm(shim, asPointer(Number(out[0])));
@@ -299,19 +303,6 @@ export class Vm {
     view.setInt32(at.outFd, config.outFd, true);
     setU64(view, at.outLimit, config.outLimit);
     check("lv_serial_add", this.#shim.lv_serial_add(this.#vm, asBytes(view)));
-  }
-
-  addPower(config: PowerConfig): void {
-    const at = abi.POWER_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint16(at.port, config.port, true);
-    view.setUint8(at.powerOff, config.powerOff);
-    view.setUint8(at.reset, config.reset);
-    check("lv_power_add", this.#shim.lv_power_add(this.#vm, asBytes(view)));
-  }
-
-  addDebug(port: number): void {
-    check("lv_debug_add", this.#shim.lv_debug_add(this.#vm, port));
   }
 
   /** Returns the device's index, as in events and `deviceStats`; so do addRng and addVsock. */
@@ -437,8 +428,31 @@ export class Vm {
       value: getU64(view, at.value),
       error: view.getInt32(at.error, true),
       timeNs: getU64(view, at.timeNs),
-      bytes: asBytes(view).slice(at.code, at.code + abi.EVENT_CODE_BYTES),
+      bytes:
+        kind === "vcpu_failed"
+          ? this.#instruction(view.getUint32(at.vcpu, true))
+          : new Uint8Array(0),
     };
+  }
+
+  /** What a stopped vCPU stands at, up to the end of its page; nothing when that is nowhere. */
+  #instruction(vcpu: number): Uint8Array {
+    const translation = new DataView(new ArrayBuffer(abi.TRANSLATION_BYTES));
+    try {
+      const word = (what: VcpuState, at: number): bigint =>
+        new DataView(this.getState(vcpu, what).buffer).getBigUint64(at, true);
+      translation.setBigUint64(0, word("sregs", CS_BASE) + word("regs", RIP), true);
+      this.#vcpuCall(vcpu, abi.TRANSLATE, asBytes(translation));
+    } catch (error) {
+      if (error instanceof ShimError) return new Uint8Array(0);
+      throw error;
+    }
+    const gpa = getU64(translation, TRANSLATION.gpa);
+    const len = Math.min(INSTRUCTION_BYTES, PAGE_BYTES - (gpa % PAGE_BYTES));
+    const region = this.regions.find((one) => gpa >= one.gpa && gpa + len <= one.gpa + one.len);
+    if (translation.getUint8(TRANSLATION.valid) === 0 || region === undefined)
+      return new Uint8Array(0);
+    return new Uint8Array(region.view, gpa - region.gpa, len).slice();
   }
 
   vcpuStats(vcpu: number): VcpuStats {
@@ -473,19 +487,4 @@ function counters<Field extends string>(
     Field,
     number
   >;
-}
-
-function entryCount(entries: Uint8Array, size: number): number {
-  if (entries.byteLength % size !== 0) {
-    throw new RangeError(`${entries.byteLength} bytes are not a multiple of ${size}`);
-  }
-  return entries.byteLength / size;
-}
-
-/** kvm_cpuid2 or kvm_msrs of these entries. */
-function entryList(entries: Uint8Array, count: number): Uint8Array<ArrayBuffer> {
-  const list = new Uint8Array(LIST_BYTES + entries.byteLength);
-  new DataView(list.buffer).setUint32(0, count, true);
-  list.set(entries, LIST_BYTES);
-  return list;
 }

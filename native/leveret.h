@@ -39,10 +39,19 @@ struct lv_vm_config {
 	uint64_t low_limit;    /* RAM below this gpa is region 0 (3 GiB) */
 	uint64_t high_base;    /* the rest starts here (4 GiB) */
 	uint32_t flags;	       /* LV_VM_* */
-	uint32_t reserved;
+	/* ACPI's sleep and reset registers (0x600; 0 = none): a write of
+	 * power_off (0x34) or reset (1) becomes LV_EVENT_POWER_OFF or
+	 * LV_EVENT_RESET. Not asked for is port 0x64 <- 0xfe = reset (i8042).
+	 */
+	uint16_t power_port;
+	/* One byte wide (0xf4; 0 = none): each write becomes LV_EVENT_DEBUG
+	 * with the value and the monotonic time. Test guests end with it. */
+	uint16_t debug_port;
+	uint8_t power_off;
+	uint8_t reset;
+	uint8_t reserved[6];
 };
-#define LV_VM_PIT	 1u /* create the in-kernel PIT; ACPI guests need none */
-#define LV_VM_HUGE_PAGES 2u /* memory in reserved pages of 2 MiB */
+#define LV_VM_HUGE_PAGES 1u /* memory in reserved pages of 2 MiB */
 
 /* Creates the VM, irqchip, memory (memfd, MAP_SHARED, NORESERVE) and vCPUs.
  * With huge pages memory_bytes is a multiple of 2 MiB, -ENOMEM says that the
@@ -53,8 +62,8 @@ void lv_vm_destroy(struct lv_vm *vm);
 
 struct lv_region {
 	uint64_t gpa;
-	uint64_t hva; /* address in this process */
 	uint64_t len;
+	uint8_t *hva; /* in this process */
 };
 /* -ENOENT past the last region. */
 int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out);
@@ -67,9 +76,9 @@ int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
 
 /* vCPU state in the kernel's own structs (linux/kvm.h). len is exactly the
  * struct's, with the entries that its first u32 counts where it has any (256 at
- * most): kvm_regs, kvm_sregs, kvm_fpu, kvm_lapic_state; kvm_cpuid2, kvm_msrs.
- * Returns what KVM does: LV_SET_MSRS the entries it took. -EBUSY while the
- * machine runs. */
+ * most): kvm_regs, kvm_sregs, kvm_fpu, kvm_lapic_state, kvm_translation;
+ * kvm_cpuid2, kvm_msrs. Returns what KVM does: LV_SET_MSRS the entries it took.
+ * -EBUSY while the machine runs; after an event that ended it, no more. */
 enum lv_vcpu_call {
 	LV_GET_REGS = 0,
 	LV_SET_REGS = 1,
@@ -82,6 +91,7 @@ enum lv_vcpu_call {
 	LV_GET_SUPPORTED_CPUID = 8, /* of the host; any vCPU */
 	LV_SET_CPUID = 9,
 	LV_SET_MSRS = 10,
+	LV_TRANSLATE = 11,
 };
 int lv_vcpu_call(struct lv_vm *vm, uint32_t vcpu, uint32_t call, void *buf,
 		 uint64_t len);
@@ -98,21 +108,6 @@ struct lv_serial_config {
 	uint64_t out_limit; /* bytes ever written to out_fd; 0 = no limit */
 };
 int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config);
-
-/* Power control port (ACPI sleep/reset registers): a write of power_off or
- * reset becomes LV_EVENT_POWER_OFF / LV_EVENT_RESET. Also decoded without
- * being asked for: port 0x64 <- 0xfe = reset (i8042). */
-struct lv_power_config {
-	uint32_t size;
-	uint16_t port;	   /* 0x600 */
-	uint8_t power_off; /* 0x34 */
-	uint8_t reset;	   /* 1 */
-};
-int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config);
-
-/* A one-byte debug port (0xf4): each write becomes LV_EVENT_DEBUG with the
- * value and the monotonic time. Test guests end with it. */
-int lv_debug_add(struct lv_vm *vm, uint16_t port);
 
 /* Token buckets: so much a second on average, `burst` at once. A rate of 0 is
  * no limit, a burst of 0 a second's worth. */
@@ -275,8 +270,7 @@ struct lv_event {
 	uint64_t value;
 	int32_t error;
 	uint32_t reserved;
-	uint64_t time_ns;  /* CLOCK_MONOTONIC */
-	uint8_t bytes[16]; /* instruction bytes of a failed emulation */
+	uint64_t time_ns; /* CLOCK_MONOTONIC */
 };
 /* 1 and *out filled, 0 when none waits. At most 64 are kept; the first fatal
  * one is never dropped. */

@@ -95,7 +95,8 @@ function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpecte
   Vm.probe(shim);
   const { lowLimit, highBase } = LAYOUT;
   const memoryBytes = memoryMib * MIB;
-  const config = { vcpus: cpus, memoryBytes, lowLimit, highBase, pit: false, hugePages: hugepages };
+  const power = { port: POWER_PORT, powerOff: POWER_OFF_VALUE, reset: RESET_VALUE };
+  const config = { vcpus: cpus, memoryBytes, lowLimit, highBase, power, hugePages: hugepages };
   try {
     return Vm.create(config, shim);
   } catch (error) {
@@ -230,7 +231,6 @@ function addDevices(
     outFd: consoleFd,
     outLimit: CONSOLE_LIMIT_BYTES,
   });
-  vm.addPower({ port: POWER_PORT, powerOff: POWER_OFF_VALUE, reset: RESET_VALUE });
   const queues = Math.min(cpus, BLK_QUEUES_MAX);
   devices.forEach((device, index) => {
     const { base, gsi } = device;
@@ -283,7 +283,9 @@ function addNet(vm: Vm, config: NetConfig, tries = NET_TRIES): void {
   try {
     vm.addNet(config);
   } catch (error) {
-    if (errorCode(error) === "ECONNREFUSED" && tries > 1) {
+    const code = errorCode(error);
+    // EAGAIN: its backlog is full.
+    if ((code === "ECONNREFUSED" || code === "EAGAIN") && tries > 1) {
       Bun.sleepSync(NET_RETRY_MS);
       return addNet(vm, config, tries - 1);
     }

@@ -243,17 +243,55 @@ test("a signal is sent while the process runs and refused otherwise", () => {
   expect(it.sent).toEqual(["run", "signal 10"]);
 });
 
-test("a channel that closes early waits for the guest's own end, then says so", () => {
+test("a channel that closes early waits for how the guest goes, and says that", () => {
+  // A kernel that goes down resets its devices, and so the channel, before it switches off.
+  for (const [kind, message] of [
+    ["power_off", "The guest powered off before its process ended"],
+    ["reset", "The guest reset itself or crashed"],
+  ] as const) {
+    const it = world();
+    it.run.hello();
+    it.run.started();
+    it.run.closed();
+    it.advance(14_999);
+    expect(it.run.state.phase).toBe("running");
+    it.console = "reboot: machine going down";
+    it.run.vmEvent(event(kind));
+    expect(it.run.state).toMatchObject({
+      phase: "ended",
+      reason: "GUEST_FAULT",
+      message: `${message}; its last console line: reboot: machine going down`,
+    });
+    expect([it.stops, it.timers.length]).toEqual([1, 0]);
+  }
+});
+
+test("a channel that closes and a guest that stays: the channel is what there is to say", () => {
   const it = world();
   it.run.hello();
   it.run.started();
   it.run.closed();
-  expect(it.run.state.phase).toBe("running");
-  it.run.vmEvent(event("power_off"));
-  expect(it.run.state).toMatchObject({ reason: "GUEST_FAULT" });
-  const broken = world();
-  broken.run.broken("a frame has 9 bytes");
-  expect(broken.run.state).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
+  it.advance(15_000);
+  expect(it.run.state).toMatchObject({
+    phase: "ended",
+    reason: "GUEST_FAULT",
+    message: "The guest's init closed its channel before its process ended",
+  });
+  // After an EXIT the channel's end is as it should be, and so is the guest's.
+  const exited = world();
+  exited.run.hello();
+  exited.run.started();
+  exited.run.exit(4, 0);
+  exited.run.closed();
+  exited.run.vmEvent(event("reset"));
+  expect(exited.run.state).toMatchObject({ phase: "ended", exitCode: 4 });
+  expect(exited.run.state.reason).toBeUndefined();
+});
+
+test("a guest that breaks its init's protocol is ended at once", () => {
+  const it = world();
+  it.run.broken("a frame has 9 bytes");
+  expect(it.run.state).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
 });
 
 test("pause and resume hold the VM still; a stop in between lets it go on first", () => {

@@ -15,8 +15,11 @@
  *               └───────> ended <───────┘
  *
  * Everything is called on the main thread. The first cause of an end wins: what the
- * guest says or does after it changes nothing. `ended` is announced after the VM has
- * been stopped, so nothing touches its disks any more.
+ * guest says or does after it changes nothing. The one exception is a channel that
+ * closes before EXIT, which is a sign and no cause: a kernel that powers off or reboots
+ * resets its devices first. How the guest goes then is what the status says.
+ * `ended` is announced after the VM has been stopped, so nothing touches its disks any
+ * more.
  */
 import { GUEST_ERROR } from "../../proto/guest.ts";
 import type { Reason } from "../../proto/errors.ts";
@@ -77,6 +80,8 @@ export class Run implements GuestHandler {
   readonly #ports: RunPorts;
   #state: RunState = { phase: "booting" };
   #end: End | null = null;
+  /** `#end` is that of a closed channel: the guest's own end, should it come, replaces it. */
+  #endIsGuess = false;
   #cancelInit: () => void;
   #cancelStop: () => void = () => undefined;
   #cancelPowerOff: () => void = () => undefined;
@@ -157,8 +162,10 @@ export class Run implements GuestHandler {
     });
   }
 
-  /** init powers off by itself now; what it says on the console comes first. */
+  /** init or its kernel is about to power off by itself, with its last words before. */
   closed(): void {
+    if (this.#end !== null) return;
+    this.#endIsGuess = true;
     this.#awaitPowerOff({
       reason: "GUEST_FAULT",
       message: "The guest's init closed its channel before its process ended",
@@ -312,6 +319,7 @@ export class Run implements GuestHandler {
 
   /** An end of the guest: expected after EXIT, else GUEST_FAULT with its last words. */
   #fault(message: string): void {
+    if (this.#endIsGuess) this.#end = null;
     this.#finish({ reason: "GUEST_FAULT", message: this.#quoting(message) });
   }
 

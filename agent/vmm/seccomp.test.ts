@@ -56,7 +56,6 @@ const CASES: [string, number, number[], string, string, string][] = [
   ["write", SYSCALL.write, [-1], "allow", "allow", "allow"],
   ["getpid", SYSCALL.getpid, [], "allow", "allow", "allow"],
   ["KVM_RUN", SYSCALL.ioctl, [-1, KERNEL.KVM_RUN], "allow", "trap", "allow"],
-  ["KVM_GET_REGS", SYSCALL.ioctl, [-1, KERNEL.KVM_GET_REGS], "allow", "trap", "allow"],
   ["KVM_SET_REGS", SYSCALL.ioctl, [-1, KVM_SET_REGS], "trap", "trap", "allow"],
   ["KVM_CREATE_VM", SYSCALL.ioctl, [-1, KVM_CREATE_VM], "trap", "trap", "allow"],
   ["TUNSETOFFLOAD", SYSCALL.ioctl, [-1, KERNEL.TUNSETOFFLOAD], "allow", "allow", "allow"],

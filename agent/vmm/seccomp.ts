@@ -113,13 +113,7 @@ export const POLICIES: Record<keyof Filters, Policy> = {
   vcpu: {
     rules: [
       // First, since it is what nearly every call is.
-      whole("ioctl", 1, [
-        KERNEL.KVM_RUN,
-        KERNEL.KVM_GET_REGS,
-        KERNEL.KVM_GET_SREGS,
-        KERNEL.KVM_TRANSLATE,
-        KERNEL.TUNSETOFFLOAD,
-      ]),
+      whole("ioctl", 1, [KERNEL.KVM_RUN, KERNEL.TUNSETOFFLOAD]),
       { calls: BOTH, verdict: ALLOW },
       ...PLAIN_MEMORY,
     ],

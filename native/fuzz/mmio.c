@@ -44,9 +44,9 @@ static void look(struct lv_device *device, struct seen *seen)
 
 		seen->queue[q].num = queue->num;
 		seen->queue[q].ready = queue->ready;
-		seen->queue[q].desc = queue->desc_addr;
-		seen->queue[q].avail = queue->avail_addr;
-		seen->queue[q].used = queue->used_addr;
+		seen->queue[q].desc = queue->addr[0];
+		seen->queue[q].avail = queue->addr[1];
+		seen->queue[q].used = queue->addr[2];
 	}
 }
 

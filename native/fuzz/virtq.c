@@ -271,11 +271,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct model m = {.num = 1u << (choice & 15u) % 9u,
 			  .event_idx = (choice & 0x10) != 0,
 			  .indirect = (choice & 0x20) != 0};
-	struct lv_queue queue = {.num = m.num,
-				 .ready = true,
-				 .desc_addr = RING(0),
-				 .avail_addr = AVAIL(0),
-				 .used_addr = USED(0)};
+	struct lv_queue queue = {
+	    .num = m.num, .ready = true, .addr = {RING(0), AVAIL(0), USED(0)}};
 
 	memory_reset(&m.mem);
 	MUST(lv_queue_start(&queue, &m.mem, m.event_idx, m.indirect) ==

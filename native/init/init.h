@@ -130,11 +130,12 @@ int lv_process_spawn(const struct lv_run *run, const struct lv_user *user,
 		     struct lv_process *process, struct lv_error *error);
 
 /* supervise.c */
-void lv_supervise(struct lv_channel *channel, int *scratch);
+bool lv_supervise(struct lv_channel *channel, int *scratch);
 
 /* power.c */
 void lv_kill_all(void);
 _Noreturn void lv_power_off(void);
+_Noreturn void lv_restart(void);
 
 /* main.c */
 void lv_log(const char *format, ...) __attribute__((format(printf, 1, 2)));

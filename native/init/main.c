@@ -77,6 +77,7 @@ int main(void)
 {
 	static struct lv_channel channel;
 	int scratch = -1;
+	bool restart = false;
 
 	if (getpid() != 1) {
 		(void)fprintf(stderr, "init: it runs as PID 1 of a guest\n");
@@ -90,12 +91,14 @@ int main(void)
 		(void)lv_loopback_up();
 		result = lv_channel_connect(&channel, CONNECT_TIMEOUT_MS);
 		if (result == 0)
-			lv_supervise(&channel, &scratch);
+			restart = lv_supervise(&channel, &scratch);
 		else
 			lv_log("cannot reach the host by vsock: %s",
 			       strerror(-result));
 	}
 	lv_kill_all();
 	lv_mount_sync(scratch);
+	if (restart)
+		lv_restart();
 	lv_power_off();
 }

@@ -3,6 +3,7 @@
  *
  *   WAIT_RUN --RUN--> RUNNING --process reaped--> DRAINING --EXIT--> ENDING
  *       \--cannot start: ERROR------------------------------------------^
+ *   RUNNING --the guest's own poweroff or reboot--> DRAINING --> return
  *   any state --POWEROFF, channel lost, or ENDING for too long--> return
  *
  * The loop never blocks on the host: output is read from the pipes only while
@@ -32,11 +33,12 @@ enum state { WAIT_RUN, RUNNING, DRAINING, ENDING };
 struct guest {
 	struct lv_channel *channel;
 	enum state state;
-	int children; /* signalfd of SIGCHLD */
-	int out[2];   /* -1 once at its end */
-	int left[2];  /* DRAINING: bytes still to send */
+	int signals; /* signalfd: SIGCHLD, and what asks PID 1 for an end */
+	int out[2];  /* -1 once at its end */
+	int left[2]; /* DRAINING: bytes still to send */
 	pid_t pid;
 	int status;	  /* of waitpid, once reaped */
+	int asked;	  /* the signal that asked for the end, or 0 */
 	uint64_t ends_at; /* ENDING: power off then, whatever the host says */
 };
 
@@ -161,24 +163,45 @@ static bool read_frames(struct guest *guest)
 	return result == 0;
 }
 
+/* What is in the pipes now is sent, and nothing that comes after. */
+static void drain(struct guest *guest)
+{
+	guest->state = DRAINING;
+	for (int i = 0; i < 2; i++)
+		if (guest->out[i] < 0 ||
+		    ioctl(guest->out[i], FIONREAD, &guest->left[i]) < 0)
+			guest->left[i] = 0;
+}
+
 static void reap(struct guest *guest)
 {
-	struct signalfd_siginfo info;
 	pid_t pid;
 	int status;
 
-	while (read(guest->children, &info, sizeof(info)) > 0)
-		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (pid != guest->pid || guest->state != RUNNING)
 			continue;
 		guest->status = status;
-		guest->state = DRAINING;
-		for (int i = 0; i < 2; i++)
-			if (guest->out[i] < 0 ||
-			    ioctl(guest->out[i], FIONREAD, &guest->left[i]) < 0)
-				guest->left[i] = 0;
+		drain(guest);
 	}
+}
+
+/*
+ * busybox's halt, poweroff and reboot send PID 1 SIGUSR1, SIGUSR2 and SIGTERM.
+ * They are read before the SIGCHLD of a process that left at once: signals
+ * that are pending together come in the order of their numbers.
+ */
+static void on_signals(struct guest *guest)
+{
+	struct signalfd_siginfo info;
+
+	while (read(guest->signals, &info, sizeof(info)) > 0) {
+		if (info.ssi_signo == SIGCHLD || guest->state != RUNNING)
+			continue;
+		guest->asked = (int)info.ssi_signo;
+		drain(guest);
+	}
+	reap(guest);
 }
 
 static void close_pipe(struct guest *guest, int i)
@@ -228,7 +251,8 @@ static void send_exit(struct guest *guest)
 	end(guest);
 }
 
-/* Sends as much as the host takes: false when the channel is lost. */
+/* Sends as much as the host takes: false when the channel is lost, or empty
+ * and the end was asked for. */
 static bool push(struct guest *guest)
 {
 	for (;;) {
@@ -245,6 +269,8 @@ static bool push(struct guest *guest)
 			continue;
 		if (guest->state == RUNNING)
 			return true;
+		if (guest->asked != 0)
+			return false;
 		send_exit(guest);
 	}
 }
@@ -257,7 +283,7 @@ static int wait_events(struct guest *guest, struct pollfd events[4])
 	events[0] =
 	    (struct pollfd){.fd = guest->channel->fd,
 			    .events = (short)(POLLIN | (idle ? 0 : POLLOUT))};
-	events[1] = (struct pollfd){.fd = guest->children, .events = POLLIN};
+	events[1] = (struct pollfd){.fd = guest->signals, .events = POLLIN};
 	for (int i = 0; i < 2; i++)
 		events[2 + i] = (struct pollfd){
 		    .fd = idle && guest->state == RUNNING ? guest->out[i] : -1,
@@ -285,19 +311,21 @@ static void send_hello(struct lv_channel *channel)
 	(void)lv_channel_flush(channel);
 }
 
-/* Returns when the machine is to be powered off. *scratch becomes the file
- * descriptor of the writable layer, -1 while there is none. */
-void lv_supervise(struct lv_channel *channel, int *scratch)
+/* Returns when the machine is to be powered off, or rebooted: true. *scratch
+ * becomes the file descriptor of the writable layer, -1 while there is none. */
+bool lv_supervise(struct lv_channel *channel, int *scratch)
 {
+	static const int numbers[] = {SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM};
 	struct guest guest = {.channel = channel, .out = {-1, -1}, .pid = -1};
 	struct pollfd events[4];
 	struct lv_error error;
-	sigset_t child;
+	sigset_t signals;
 
-	(void)sigemptyset(&child);
-	(void)sigaddset(&child, SIGCHLD);
-	(void)sigprocmask(SIG_BLOCK, &child, NULL);
-	guest.children = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+	(void)sigemptyset(&signals);
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		(void)sigaddset(&signals, numbers[i]);
+	(void)sigprocmask(SIG_BLOCK, &signals, NULL);
+	guest.signals = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
 	/* HELLO goes first, so that the host makes RUN while disks mount. */
 	send_hello(channel);
 	*scratch = lv_mount_root(&error);
@@ -305,8 +333,9 @@ void lv_supervise(struct lv_channel *channel, int *scratch)
 		fail(&guest, &error);
 	while (push(&guest) && wait_events(&guest, events) == 0) {
 		if (events[1].revents != 0)
-			reap(&guest);
+			on_signals(&guest);
 		if (events[0].revents != 0 && !read_frames(&guest))
 			break;
 	}
+	return guest.asked == SIGTERM;
 }

@@ -20,7 +20,7 @@
 #define PFNS_MAX	 1024u /* of one chain; Linux sends 256 */
 #define ACTUAL		 4u    /* offset in config, 5.5.4 */
 
-enum { INFLATE = 0, DEFLATE = 1, STATS = 2, QUEUES = 4 };
+enum { STATS = 2, QUEUES = 4 }; /* after inflate and deflate */
 
 struct balloon {
 	struct lv_device device;
@@ -47,19 +47,15 @@ static void give_back(struct balloon *balloon, void *hva, uint64_t len)
 	LV_COUNT(&balloon->device, bytes_out, len);
 }
 
-static int64_t inflate(struct lv_device *device, uint32_t queue,
-		       const struct lv_chain *chain)
+static int64_t inflate(struct lv_device *device, const struct lv_chain *chain)
 {
 	struct balloon *balloon = (struct balloon *)device;
 	size_t count = chain->readable_bytes / sizeof(uint32_t);
 	size_t next;
 
-	(void)queue;
 	if (chain->writable > 0 || count > PFNS_MAX ||
-	    chain->readable_bytes % sizeof(uint32_t) != 0) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	    chain->readable_bytes % sizeof(uint32_t) != 0)
+		return LV_MALFORMED;
 	(void)lv_iov_read(chain->iov, chain->readable, 0, balloon->pfns,
 			  count * sizeof(uint32_t));
 	for (size_t i = 0; i < count; i = next) {
@@ -86,27 +82,22 @@ static int64_t inflate(struct lv_device *device, uint32_t queue,
 }
 
 /* The guest just touches what it wants back. */
-static int64_t deflate(struct lv_device *device, uint32_t queue,
-		       const struct lv_chain *chain)
+static int64_t deflate(struct lv_device *device, const struct lv_chain *chain)
 {
-	(void)queue;
 	LV_COUNT(device, bytes_in,
 		 chain->readable_bytes / sizeof(uint32_t) * LV_PAGE);
 	return 0;
 }
 
-static int64_t take_stats(struct lv_device *device, uint32_t queue,
+static int64_t take_stats(struct lv_device *device,
 			  const struct lv_chain *chain)
 {
 	struct balloon *balloon = (struct balloon *)device;
 	struct stat stat;
 	size_t at = 0;
 
-	(void)queue;
-	if (balloon->holds_stats) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	if (balloon->holds_stats)
+		return LV_MALFORMED;
 	/* As many as there are kinds, however long the buffer is. */
 	for (uint32_t i = 0; i < LV_BALLOON_STATS; i++, at += sizeof(stat)) {
 		if (lv_iov_read(chain->iov, chain->readable, at, &stat,
@@ -120,12 +111,10 @@ static int64_t take_stats(struct lv_device *device, uint32_t queue,
 	return LV_HELD;
 }
 
-static int64_t report(struct lv_device *device, uint32_t queue,
-		      const struct lv_chain *chain)
+static int64_t report(struct lv_device *device, const struct lv_chain *chain)
 {
 	const struct iovec *iov = chain->iov + chain->readable;
 
-	(void)queue;
 	for (uint32_t i = 0; i < chain->writable; i++) {
 		if (((uintptr_t)iov[i].iov_base | iov[i].iov_len) % LV_PAGE !=
 		    0)
@@ -141,14 +130,10 @@ static void notify(struct lv_device *device, uint32_t queue)
 {
 	/* Linux leaves no gap where the statistics would be. */
 	bool stats = (device->driver_features & F_STATS_VQ) != 0;
+	lv_serve *const serve[QUEUES] = {inflate, deflate,
+					 stats ? take_stats : report, report};
 
-	if (queue == INFLATE)
-		lv_device_drain(device, queue, inflate);
-	else if (queue == DEFLATE)
-		lv_device_drain(device, queue, deflate);
-	else
-		lv_device_drain(device, queue,
-				queue == STATS && stats ? take_stats : report);
+	lv_device_drain(device, queue, serve[queue]);
 }
 
 static void reset(struct lv_device *device)

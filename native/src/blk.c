@@ -323,8 +323,7 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	}
 }
 
-static int64_t serve(struct lv_device *device, uint32_t queue,
-		     const struct lv_chain *chain)
+static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
 {
 	struct blk *blk = (struct blk *)device;
 	struct request *request;
@@ -336,12 +335,10 @@ static int64_t serve(struct lv_device *device, uint32_t queue,
 	lv_limiter_spend(&blk->limiter,
 			 chain->readable_bytes + chain->writable_bytes);
 	if (chain->misordered || chain->writable_bytes < 1 ||
-	    chain->readable_bytes < sizeof(struct header)) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	    chain->readable_bytes < sizeof(struct header))
+		return LV_MALFORMED;
 	request = &blk->request[__builtin_ctzll(blk->free)];
-	request->queue = queue;
+	request->queue = chain->queue;
 	status = begin(blk, chain, request);
 	if (status != HELD)
 		return answer(blk, request, status);
@@ -362,9 +359,9 @@ static void finish(struct blk *blk, uint64_t index, int32_t result)
 		    answer(blk, request, outcome(blk, request, result)));
 }
 
-static void reap(struct blk *blk)
+static void reap(struct lv_device *device)
 {
-	struct lv_device *device = &blk->device;
+	struct blk *blk = (struct blk *)device;
 	bool kick;
 	uint64_t index;
 	int32_t result;
@@ -391,7 +388,7 @@ static void drain(struct blk *blk, uint32_t first, uint32_t end)
 	lv_uring_submit(&blk->ring);
 	while (lv_uring_undo(&blk->ring, &index))
 		finish(blk, index, -EAGAIN);
-	reap(blk);
+	reap(&blk->device);
 }
 
 static void notify(struct lv_device *device, uint32_t queue)
@@ -399,15 +396,9 @@ static void notify(struct lv_device *device, uint32_t queue)
 	drain((struct blk *)device, queue, queue + 1);
 }
 
-static void tick(struct lv_device *device, uint64_t now_ns)
+static void tick(struct lv_device *device)
 {
-	(void)now_ns;
 	drain((struct blk *)device, 0, device->queues);
-}
-
-static void poll_ring(struct lv_device *device)
-{
-	reap((struct blk *)device);
 }
 
 static void settle(struct lv_device *device)
@@ -416,7 +407,7 @@ static void settle(struct lv_device *device)
 
 	while (blk->ring.in_flight > 0) {
 		lv_uring_wait(&blk->ring);
-		reap(blk);
+		reap(device);
 	}
 }
 
@@ -428,14 +419,13 @@ static void destroy(struct lv_device *device)
 	settle(device);
 	lv_uring_free(&blk->ring);
 	(void)close(blk->fd);
-	lv_device_fini(device);
-	free(blk);
+	lv_device_free(device);
 }
 
 static const struct lv_device_ops blk_ops = {
     .id = 2,
     .notify = notify,
-    .poll = poll_ring,
+    .poll = reap,
     .tick = tick,
     .settle = settle,
     .reset = settle,
@@ -459,7 +449,6 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	    .zeroes_may_unmap = 1,
 	};
 	struct blk *blk;
-	int error;
 
 	if ((config->flags & ~(LV_BLK_READ_ONLY | LV_BLK_NO_URING)) != 0 ||
 	    config->bytes > INT64_MAX || config->queues == 0 ||
@@ -468,32 +457,24 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	features |= read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
 	if (config->queues > 1)
 		features |= F_MQ;
-	blk = calloc(1, sizeof(*blk));
+	blk = lv_device_new(sizeof(*blk), &blk_ops, config->queues, mem, events,
+			    features);
 	if (blk == NULL)
-		return -ENOMEM;
+		return -errno;
+	blk->ring.fd = -1;
 	space.capacity = blk->sectors = config->bytes / SECTOR;
 	memcpy(blk->device.config, &space, sizeof(space));
 	blk->device.config_bytes = sizeof(space);
 	blk->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-	error = blk->fd < 0
-		    ? -errno
-		    : lv_device_init(&blk->device, &blk_ops, config->queues,
-				     mem, events, features);
-	if (error < 0) {
-		if (blk->fd >= 0)
-			(void)close(blk->fd);
-		free(blk);
-		return error;
-	}
+	if (blk->fd < 0)
+		return lv_device_done(&blk->device, -errno, out);
 	blk->read_only = read_only;
 	memcpy(blk->id, config->id, ID_BYTES);
 	lv_limiter_init(&blk->limiter, &config->limit);
 	blk->free = UINT64_MAX;
-	blk->ring.fd = -1;
 	/* Without one, disks are slower and hold up other devices. */
 	if ((config->flags & LV_BLK_NO_URING) == 0)
 		(void)lv_uring_init(&blk->ring, blk->fd);
 	blk->device.poll_fd = blk->ring.fd;
-	*out = &blk->device;
-	return 0;
+	return lv_device_done(&blk->device, 0, out);
 }

@@ -26,16 +26,10 @@ static bool serial_at(const struct lv_vm *vm, uint32_t port)
 	       port < vm->serial.port + SERIAL_PORTS;
 }
 
-static void end(struct lv_vm *vm, uint32_t vcpu, uint32_t kind)
+void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
+		  uint32_t size)
 {
-	struct lv_event event = {.kind = kind, .vcpu = vcpu};
-
-	lv_vm_end(vm, &event);
-}
-
-void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
-		  uint32_t value, uint32_t size)
-{
+	struct lv_vm *vm = vcpu->vm;
 	uint8_t byte = (uint8_t)value;
 
 	if (serial_at(vm, port)) {
@@ -45,18 +39,20 @@ void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
 			lv_serial_write(&vm->serial,
 					(uint16_t)(port + i - vm->serial.port),
 					(uint8_t)(value >> (8 * i)));
-	} else if (vm->has_debug && port == vm->debug_port) {
+	} else if (port == 0) {
+		return; /* what the next two are when there is none */
+	} else if (port == vm->config.debug_port) {
 		struct lv_event event = {
-		    .kind = LV_EVENT_DEBUG, .vcpu = vcpu, .value = byte};
+		    .kind = LV_EVENT_DEBUG, .vcpu = vcpu->id, .value = byte};
 
 		lv_events_post(&vm->events, &event);
-	} else if (vm->has_power && port == vm->power.port) {
-		if (byte == vm->power.power_off)
-			end(vm, vcpu, LV_EVENT_POWER_OFF);
-		else if (byte == vm->power.reset)
-			end(vm, vcpu, LV_EVENT_RESET);
+	} else if (port == vm->config.power_port) {
+		if (byte == vm->config.power_off)
+			lv_vm_end(vcpu, LV_EVENT_POWER_OFF, 0, 0, 0);
+		else if (byte == vm->config.reset)
+			lv_vm_end(vcpu, LV_EVENT_RESET, 0, 0, 0);
 	} else if (port == I8042_PORT && byte == I8042_RESET) {
-		end(vm, vcpu, LV_EVENT_RESET);
+		lv_vm_end(vcpu, LV_EVENT_RESET, 0, 0, 0);
 	}
 }
 
@@ -64,7 +60,7 @@ uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size)
 {
 	uint32_t value = UINT32_MAX;
 
-	if (vm->has_power && port == vm->power.port)
+	if (port != 0 && port == vm->config.power_port)
 		return 0; /* sleep status: nothing woke us */
 	for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++) {
 		uint32_t at = port + i - vm->serial.port;
@@ -113,37 +109,32 @@ int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi)
 	return error < 0 ? error : lv_ioctl(vm->fd, KVM_IRQ_LINE, &line);
 }
 
-static int connect_queue(struct lv_vm *vm, const struct lv_device *device,
-			 uint32_t queue)
+/* A write of value to a register goes no further than KVM, which signals fd. */
+static int connect_register(struct lv_vm *vm, const struct lv_device *device,
+			    uint32_t offset, uint32_t value, int fd)
 {
-	struct kvm_ioeventfd kick = {
-	    .datamatch = queue,
-	    .addr = device->base + QUEUE_NOTIFY,
-	    .len = 4,
-	    .fd = device->kick_fd[queue],
-	    .flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
-	};
-
-	return lv_ioctl(vm->fd, KVM_IOEVENTFD, &kick);
-}
-
-/* "I have seen the used buffers" (virtio 1.2, 4.2.2) goes no further than KVM:
- * the bit stays set, which says no more than the interrupt itself does, and
- * each costs an exit less. KVM keeps the eventfd, which nobody reads. */
-static int swallow_acks(struct lv_vm *vm, const struct lv_device *device)
-{
-	int fd = eventfd(0, EFD_CLOEXEC);
-	struct kvm_ioeventfd ack = {
-	    .datamatch = ISR_USED,
-	    .addr = device->base + INTERRUPT_ACK,
+	struct kvm_ioeventfd write = {
+	    .datamatch = value,
+	    .addr = device->base + offset,
 	    .len = 4,
 	    .fd = fd,
 	    .flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
 	};
-	int error = fd < 0 ? -errno : lv_ioctl(vm->fd, KVM_IOEVENTFD, &ack);
 
-	if (fd >= 0)
-		(void)close(fd);
+	return lv_ioctl(vm->fd, KVM_IOEVENTFD, &write);
+}
+
+/* "I have seen the used buffers" (virtio 1.2, 4.2.2) is for nobody: the bit
+ * stays set, which says no more than the interrupt itself does, and each costs
+ * an exit less. KVM keeps the eventfd, which nobody reads. */
+static int swallow_acks(struct lv_vm *vm, const struct lv_device *device)
+{
+	int fd = eventfd(0, EFD_CLOEXEC);
+	int error =
+	    fd < 0 ? -errno
+		   : connect_register(vm, device, INTERRUPT_ACK, ISR_USED, fd);
+
+	(void)close(fd);
 	return error;
 }
 
@@ -154,7 +145,8 @@ static int check_gsi(const struct lv_vm *vm, uint32_t gsi)
 	return (vm->gsi_used & 1u << gsi) != 0 ? -EEXIST : 0;
 }
 
-/* Whether a device may sit at base with that interrupt. */
+/* Whether a device may sit at base with that interrupt. Where another one sits,
+ * KVM refuses its registers: -EEXIST. */
 static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
 {
 	if (vm->started)
@@ -164,9 +156,6 @@ static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
 	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
 	    lv_gpa(&vm->mem, base, 1) != NULL)
 		return -EINVAL;
-	for (uint32_t i = 0; i < vm->device_count; i++)
-		if (vm->device[i]->base == base)
-			return -EEXIST;
 	return check_gsi(vm, gsi);
 }
 
@@ -183,7 +172,8 @@ static int plug(struct lv_vm *vm, struct lv_device *device, int error,
 	if (error >= 0)
 		error = swallow_acks(vm, device);
 	for (uint32_t q = 0; q < device->queues && error >= 0; q++)
-		error = connect_queue(vm, device, q);
+		error = connect_register(vm, device, QUEUE_NOTIFY, q,
+					 device->kick_fd[q]);
 	if (error < 0) {
 		/* Closing its eventfds undoes irqfds; a VM whose device could
 		 * not be plugged is only good for lv_vm_destroy. */
@@ -241,31 +231,6 @@ int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 	}
 	vm->gsi_used |= 1u << config->gsi;
 	vm->has_serial = true;
-	return 0;
-}
-
-int lv_power_add(struct lv_vm *vm, const struct lv_power_config *config)
-{
-	if (config->size != sizeof(*config) ||
-	    config->power_off == config->reset)
-		return -EINVAL;
-	if (vm->started)
-		return -EBUSY;
-	if (vm->has_power)
-		return -EEXIST;
-	vm->power = *config;
-	vm->has_power = true;
-	return 0;
-}
-
-int lv_debug_add(struct lv_vm *vm, uint16_t port)
-{
-	if (vm->started)
-		return -EBUSY;
-	if (vm->has_debug)
-		return -EEXIST;
-	vm->debug_port = port;
-	vm->has_debug = true;
 	return 0;
 }
 

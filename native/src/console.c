@@ -17,15 +17,13 @@ struct console {
 	struct lv_output output;
 };
 
-static int64_t take_text(struct lv_device *device, uint32_t queue,
-			 const struct lv_chain *chain)
+static int64_t take_text(struct lv_device *device, const struct lv_chain *chain)
 {
 	struct lv_output *output = &((struct console *)device)->output;
 	uint64_t len = lv_min(chain->readable_bytes, REQUEST_MAX_BYTES);
 	uint64_t dropped = output->dropped;
 	uint8_t text[LV_LINE];
 
-	(void)queue;
 	/* 5.3.6.1: the transmit queue has no writable buffers. */
 	if (chain->writable > 0)
 		LV_COUNT(device, malformed, 1);
@@ -79,9 +77,5 @@ int lv_console_new(const struct lv_console_config *config,
 		return -errno;
 	error =
 	    lv_output_init(&console->output, config->out_fd, config->out_limit);
-	if (error < 0)
-		lv_device_free(&console->device);
-	else
-		*out = &console->device;
-	return error;
+	return lv_device_done(&console->device, error, out);
 }

@@ -4,9 +4,7 @@
  */
 #include "lv.h"
 
-void lv_device_drain(struct lv_device *device, uint32_t queue,
-		     int64_t (*serve)(struct lv_device *device, uint32_t queue,
-				      const struct lv_chain *chain))
+void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve)
 {
 	struct lv_queue *ring = &device->queue[queue];
 	uint32_t budget = LV_DRAIN_BUDGET;
@@ -18,14 +16,17 @@ void lv_device_drain(struct lv_device *device, uint32_t queue,
 	do {
 		while (budget > 0 && lv_device_pop(device, queue, &chain)) {
 			budget--;
-			done = serve(device, queue, &chain);
+			done = serve(device, &chain);
 			if (done == LV_LATER) {
 				lv_queue_undo(ring);
 				break;
 			}
 			LV_COUNT(device, requests, 1);
-			if (done >= 0)
-				lv_queue_push(ring, chain.head, (uint32_t)done);
+			if (done == LV_MALFORMED)
+				LV_COUNT(device, malformed, 1);
+			if (done != LV_HELD)
+				lv_queue_push(ring, chain.head,
+					      done < 0 ? 0 : (uint32_t)done);
 		}
 		if (budget == 0)
 			lv_eventfd_signal(device->kick_fd[queue]);
@@ -69,7 +70,8 @@ uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
 	    ((device->wake_ns != 0 && device->wake_ns <= now_ns) ||
 	     (half_second && device->wants_tick))) {
 		device->wake_ns = 0;
-		device->ops->tick(device, now_ns);
+		device->now_ns = now_ns;
+		device->ops->tick(device);
 	}
 	wake_ns = device->wake_ns;
 	if (wake_ns == 0 && device->wants_tick)

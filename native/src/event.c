@@ -36,16 +36,10 @@ bool lv_eventfd_drain(int fd)
 
 int lv_events_init(struct lv_events *events)
 {
-	int error;
-
 	memset(events, 0, sizeof(*events));
 	events->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (events->fd < 0)
-		return -errno;
-	error = pthread_mutex_init(&events->lock, NULL);
-	if (error != 0)
-		(void)close(events->fd);
-	return -error;
+	(void)pthread_mutex_init(&events->lock, NULL);
+	return events->fd < 0 ? -errno : 0;
 }
 
 void lv_events_free(struct lv_events *events)

@@ -67,17 +67,6 @@ static int tick(struct lv_io *io, uint64_t *ticked_ns)
 	return timeout;
 }
 
-static void serve(struct lv_io *io, uint64_t data)
-{
-	uint32_t kind = (uint32_t)(data >> 32);
-	struct lv_device *device = io->devices[(uint32_t)data];
-
-	if (kind == TAG_POLL)
-		lv_device_poll(device);
-	else
-		lv_device_kick(device, kind - TAG_KICK);
-}
-
 /* A device may take a part and kick itself for the rest, within bounds. */
 static void serve_last(struct lv_device *device)
 {
@@ -96,40 +85,41 @@ static void serve_last(struct lv_device *device)
 	}
 }
 
-static void fail(struct lv_io *io, int error)
+/* false = it was the word to stop. */
+static bool serve(struct lv_io *io, uint64_t data)
 {
-	struct lv_event event = {.kind = LV_EVENT_HOST_FAILED, .error = error};
+	uint32_t kind = (uint32_t)(data >> 32);
+	uint32_t device = (uint32_t)data;
 
-	lv_events_post(io->events, &event);
+	if (kind == TAG_POLL)
+		lv_device_poll(io->devices[device]);
+	else if (kind != TAG_STOP)
+		lv_device_kick(io->devices[device], kind - TAG_KICK);
+	for (uint32_t i = 0; kind == TAG_STOP && i < io->count; i++)
+		serve_last(io->devices[i]);
+	return kind != TAG_STOP;
 }
 
 static void *run(void *arg)
 {
 	struct lv_io *io = arg;
 	struct epoll_event ready[BATCH];
+	struct lv_event event = {.kind = LV_EVENT_HOST_FAILED};
 	uint64_t ticked_ns = lv_now_ns();
 	int count = lv_filter_install(&io->filter, 0);
 
-	if (count < 0)
-		fail(io, -count);
 	while (count >= 0) {
 		int timeout = tick(io, &ticked_ns);
 
 		count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);
-		if (count < 0 && errno == EINTR)
-			count = 0; /* io_uring's work on our behalf */
-		if (count < 0)
-			fail(io, errno);
-		for (int i = 0; i < count; i++) {
-			if (ready[i].data.u64 != tag(TAG_STOP, 0)) {
-				serve(io, ready[i].data.u64);
-				continue;
-			}
-			for (uint32_t d = 0; d < io->count; d++)
-				serve_last(io->devices[d]);
-			return NULL;
-		}
+		if (count < 0) /* EINTR: io_uring's work on our behalf */
+			count = errno == EINTR ? 0 : -errno;
+		for (int i = 0; i < count; i++)
+			if (!serve(io, ready[i].data.u64))
+				return NULL;
 	}
+	event.error = -count;
+	lv_events_post(io->events, &event);
 	return NULL;
 }
 
@@ -164,25 +154,19 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 	io->count = count;
 	io->events = events;
 	io->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (io->epoll_fd < 0)
-		return -errno;
 	io->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	if (io->stop_fd < 0) {
-		error = -errno;
-		goto fail_epoll;
-	}
-	error = watch(io, io->stop_fd, EPOLLIN, tag(TAG_STOP, 0));
+	error = io->epoll_fd < 0 || io->stop_fd < 0
+		    ? -errno
+		    : watch(io, io->stop_fd, EPOLLIN, tag(TAG_STOP, 0));
 	for (uint32_t i = 0; i < count && error == 0; i++)
 		error = watch_device(io, i);
 	if (error == 0)
 		error = lv_thread_start(&io->thread, run, io);
-	if (error == 0) {
-		io->running = true;
-		return 0;
+	io->running = error == 0;
+	if (error < 0) {
+		(void)close(io->stop_fd);
+		(void)close(io->epoll_fd);
 	}
-	(void)close(io->stop_fd);
-fail_epoll:
-	(void)close(io->epoll_fd);
 	return error;
 }
 

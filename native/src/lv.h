@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #pragma GCC visibility push(default)
@@ -39,11 +40,7 @@ static inline uint64_t lv_min(uint64_t a, uint64_t b)
 
 struct lv_mem {
 	uint32_t count;
-	struct {
-		uint64_t gpa;
-		uint64_t len;
-		uint8_t *hva;
-	} region[LV_MAX_REGIONS];
+	struct lv_region region[LV_MAX_REGIONS];
 };
 
 /* Address of [gpa, gpa + len) when it lies inside one region, else NULL. */
@@ -87,9 +84,7 @@ struct lv_queue {
 	/* As the driver wrote them. */
 	uint32_t num;
 	bool ready;
-	uint64_t desc_addr;
-	uint64_t avail_addr;
-	uint64_t used_addr;
+	uint64_t addr[3]; /* of the three rings below */
 	/* Set by lv_queue_start, NULL before. */
 	const uint8_t *desc;
 	uint8_t *avail;
@@ -104,6 +99,7 @@ struct lv_queue {
 /* One descriptor chain, every buffer checked to be in RAM. Zero-length
  * descriptors are left out. The readable part is iov[0 .. readable). */
 struct lv_chain {
+	uint32_t queue; /* of its device */
 	uint16_t head;
 	bool misordered; /* a readable descriptor after a writable one (2.7.4.2)
 			  */
@@ -155,7 +151,7 @@ struct lv_device_ops {
 	/* poll_fd is readable. I/O thread. */
 	void (*poll)(struct lv_device *device);
 	/* Time passed: wake_ns, or about half a second while wants_tick. */
-	void (*tick)(struct lv_device *device, uint64_t now_ns);
+	void (*tick)(struct lv_device *device);
 	/* Finish what the host works on. NULL when nothing is. Any thread. */
 	void (*settle)(struct lv_device *device);
 	/* The driver reset the device: forget all guest state. Any thread.
@@ -184,14 +180,13 @@ struct lv_device {
 	uint32_t poll_events; /* EPOLLIN unless the constructor says more */
 	bool wants_tick;
 	uint64_t wake_ns; /* call tick then; 0 = no wish */
+	uint64_t now_ns;  /* of the last tick */
 
 	/* Registers. status and isr are read without the lock. */
 	_Atomic uint32_t status;
 	_Atomic uint32_t isr;
 	_Atomic uint32_t generation; /* of config, 4.2.2.1 */
-	uint32_t device_features_sel;
-	uint32_t driver_features_sel;
-	uint32_t queue_sel;
+	uint32_t device_features_sel, driver_features_sel, queue_sel;
 	uint64_t driver_features;
 	struct lv_queue queue[LV_QUEUES_MAX];
 	bool active; /* DRIVER_OK and no fault */
@@ -205,17 +200,14 @@ struct lv_device {
 	((void)__atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED))
 #define LV_COUNT(device, field, n) LV_ADD((device)->stats.field, n)
 
-/* Opens the eventfds; everything else was set by the device's constructor. */
-int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   uint32_t queues, const struct lv_mem *mem,
-		   struct lv_events *events, uint64_t features);
-/* The common half of ops->destroy. */
-void lv_device_fini(struct lv_device *device);
-/* The same for a device that starts a struct of so many bytes of zeros; NULL
- * and errno. */
+/* The device, with its eventfds, that starts a struct of so many bytes of
+ * zeros; NULL and errno. */
 void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
 		    uint32_t queues, const struct lv_mem *mem,
 		    struct lv_events *events, uint64_t features);
+/* The end of a constructor: *out = device, or destroys it. Returns error. */
+int lv_device_done(struct lv_device *device, int error, struct lv_device **out);
+/* The common half of ops->destroy. */
 void lv_device_free(struct lv_device *device);
 /* Register accesses of len bytes at base + offset. vCPU threads. */
 void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
@@ -236,12 +228,13 @@ uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
 bool lv_device_pop(struct lv_device *device, uint32_t queue,
 		   struct lv_chain *chain);
 /* What a chain came to: >= 0 = served, that many bytes were written into it. */
-#define LV_LATER (-1) /* not now: it stays in the queue, the drain ends */
-#define LV_HELD	 (-2) /* taken; it is pushed by other means */
+#define LV_LATER     (-1) /* not now: it stays in the queue, the drain ends */
+#define LV_HELD	     (-2) /* taken; it is pushed by other means */
+#define LV_MALFORMED (-3) /* counted, and given back unused */
+typedef int64_t lv_serve(struct lv_device *device,
+			 const struct lv_chain *chain);
 /* Serves what waits in a queue, a budget's worth at a time, then signals. */
-void lv_device_drain(struct lv_device *device, uint32_t queue,
-		     int64_t (*serve)(struct lv_device *device, uint32_t queue,
-				      const struct lv_chain *chain));
+void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve);
 /* Writes a part of config and tells the driver (2.5). Lock held. */
 void lv_device_configure(struct lv_device *device, uint32_t offset,
 			 const void *value, uint32_t len);
@@ -289,6 +282,10 @@ int lv_console_new(const struct lv_console_config *config,
 		   struct lv_device **out);
 int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	       struct lv_events *events, struct lv_device **out);
+/* A new non-blocking unix socket that is bound to path or connected to it, as
+ * how says; it fits an address. */
+int lv_unix_open(const char *path,
+		 int (*how)(int, const struct sockaddr *, socklen_t));
 int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 		 struct lv_events *events, struct lv_device **out);
 
@@ -420,37 +417,33 @@ struct lv_vm {
 	uint32_t device_count;
 	struct lv_device *device[LV_MAX_DEVICES];
 	uint32_t gsi_used; /* bit per GSI */
-	uint16_t debug_port;
-	bool has_serial, has_power, has_debug;
-	bool started;
-	bool stopped;
+	struct lv_vm_config config;
+	bool has_serial, started, stopped;
 	struct lv_serial serial;
-	struct lv_power_config power;
 	struct lv_io io;
 	struct lv_filter vcpu_filter;
-	/* The gate that holds vCPU threads until all of them exist, and while
-	 * the machine is paused; its lock also keeps kicks apart from joins. */
+	/* The gate that holds vCPU threads while the machine is paused, as it
+	 * is until all of them exist; its lock also keeps kicks apart from
+	 * joins.
+	 */
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate;
-	uint32_t parked; /* vCPUs that wait for the end of the pause */
-	bool paused;	 /* under gate_lock, as is parked */
-	bool gate_open;
-	bool halted;
-	_Atomic bool stopping;
+	uint32_t parked;       /* vCPUs that wait for the end of the pause */
+	bool paused;	       /* under gate_lock, as is parked */
+	_Atomic bool stopping; /* written under gate_lock */
 };
 
 int lv_ioctl(int fd, unsigned long request, void *arg);
 int lv_vcpu_start(struct lv_vcpu *vcpu);
 /* Tells every vCPU to leave the guest for good. Any thread. */
 void lv_vm_halt(struct lv_vm *vm);
-/* Undoes lv_vm_pause, except for vCPUs that are to stay out. JS thread. */
-void lv_vm_release(struct lv_vm *vm);
-/* The machine is over: lets its output out, posts why, halts it. vCPU threads.
+/* The machine is over: lets its output out, halts it, posts why. vCPU threads.
  */
-void lv_vm_end(struct lv_vm *vm, const struct lv_event *event);
+void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
+	       uint64_t value, int error);
 /* One byte-wide or wider port access by a vCPU. */
-void lv_board_out(struct lv_vm *vm, uint32_t vcpu, uint16_t port,
-		  uint32_t value, uint32_t size);
+void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
+		  uint32_t size);
 uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size);
 void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 		   bool write);

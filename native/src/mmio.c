@@ -49,28 +49,21 @@ enum {
 	REG_INTERRUPT_STATUS = 0x060,
 	REG_INTERRUPT_ACK = 0x064,
 	REG_STATUS = 0x070,
-	REG_QUEUE_DESC = 0x080, /* low halves; the high ones follow */
-	REG_QUEUE_AVAIL = 0x090,
-	REG_QUEUE_USED = 0x0a0,
+	/* Descriptors, and at 0x090 avail, at 0x0a0 used: the low halves; the
+	 * high ones follow. */
+	REG_QUEUE_ADDR = 0x080,
 	REG_CONFIG_GENERATION = 0x0fc,
 };
 
-static uint32_t status_of(const struct lv_device *device)
+void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
+		    uint32_t queues, const struct lv_mem *mem,
+		    struct lv_events *events, uint64_t features)
 {
-	return atomic_load_explicit(&device->status, memory_order_acquire);
-}
+	struct lv_device *device = calloc(1, bytes);
 
-static void set_status(struct lv_device *device, uint32_t status)
-{
-	atomic_store_explicit(&device->status, status, memory_order_release);
-}
-
-int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
-		   uint32_t queues, const struct lv_mem *mem,
-		   struct lv_events *events, uint64_t features)
-{
+	if (device == NULL)
+		return NULL;
 	device->ops = ops;
-	device->queues = 0;
 	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
@@ -87,47 +80,34 @@ int lv_device_init(struct lv_device *device, const struct lv_device_ops *ops,
 		device->kick_fd[device->queues++] = fd;
 	}
 	if (device->queues == queues)
-		return 0;
-	lv_device_fini(device);
-	return -EMFILE;
+		return device;
+	lv_device_free(device);
+	errno = EMFILE;
+	return NULL;
 }
 
-void lv_device_fini(struct lv_device *device)
+int lv_device_done(struct lv_device *device, int error, struct lv_device **out)
+{
+	if (error < 0)
+		device->ops->destroy(device);
+	else
+		*out = device;
+	return error;
+}
+
+void lv_device_free(struct lv_device *device)
 {
 	for (uint32_t i = 0; i < device->queues; i++)
 		(void)close(device->kick_fd[i]);
 	if (device->irq_fd >= 0)
 		(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
-}
-
-void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
-		    uint32_t queues, const struct lv_mem *mem,
-		    struct lv_events *events, uint64_t features)
-{
-	struct lv_device *device = calloc(1, bytes);
-	int error;
-
-	if (device == NULL)
-		return NULL;
-	error = lv_device_init(device, ops, queues, mem, events, features);
-	if (error == 0)
-		return device;
-	free(device);
-	errno = -error;
-	return NULL;
-}
-
-void lv_device_free(struct lv_device *device)
-{
-	lv_device_fini(device);
 	free(device);
 }
 
 static void interrupt(struct lv_device *device, uint32_t cause)
 {
-	/* Pairs with the acquire of the guest's read of INTERRUPT_STATUS. */
-	atomic_fetch_or_explicit(&device->isr, cause, memory_order_acq_rel);
+	device->isr |= cause;
 	LV_COUNT(device, interrupts, 1);
 	lv_eventfd_signal(device->irq_fd);
 }
@@ -137,7 +117,7 @@ void lv_device_fail(struct lv_device *device, enum lv_device_fault fault)
 	LV_COUNT(device, malformed, 1);
 	device->active = false;
 	/* 2.1.2: the driver learns of it by a configuration interrupt. */
-	set_status(device, status_of(device) | LV_STATUS_NEEDS_RESET);
+	device->status |= LV_STATUS_NEEDS_RESET;
 	interrupt(device, ISR_CONFIG);
 	if (!device->reported) {
 		struct lv_event event = {
@@ -158,6 +138,7 @@ bool lv_device_pop(struct lv_device *device, uint32_t queue,
 
 	if (!device->active || !device->queue[queue].ready)
 		return false;
+	chain->queue = queue;
 	result = lv_queue_pop(&device->queue[queue], device->mem, chain);
 	if (result < 0)
 		lv_device_fail(device, (enum lv_device_fault) - result);
@@ -175,7 +156,7 @@ void lv_device_configure(struct lv_device *device, uint32_t offset,
 			 const void *value, uint32_t len)
 {
 	memcpy(device->config + offset, value, len);
-	atomic_fetch_add(&device->generation, 1);
+	device->generation++;
 	if (device->active)
 		interrupt(device, ISR_CONFIG);
 }
@@ -191,27 +172,25 @@ static void reset(struct lv_device *device)
 	device->driver_features_sel = 0;
 	device->queue_sel = 0;
 	device->driver_features = 0;
-	atomic_store(&device->isr, 0);
-	set_status(device, 0);
+	device->isr = 0;
+	device->status = 0;
 }
 
 static void activate(struct lv_device *device)
 {
-	uint64_t features = device->driver_features;
+	bool event_idx = (device->driver_features & LV_VIRTIO_F_EVENT_IDX) != 0;
+	bool indirect =
+	    (device->driver_features & LV_VIRTIO_F_INDIRECT_DESC) != 0;
 
-	set_status(device, CHAIN_OK);
+	device->status = CHAIN_OK;
 	device->active = true;
 	for (uint32_t i = 0; i < device->queues; i++) {
-		enum lv_device_fault fault;
+		struct lv_queue *queue = &device->queue[i];
 
-		if (!device->queue[i].ready)
-			continue;
-		fault =
-		    lv_queue_start(&device->queue[i], device->mem,
-				   (features & LV_VIRTIO_F_EVENT_IDX) != 0,
-				   (features & LV_VIRTIO_F_INDIRECT_DESC) != 0);
-		if (fault != LV_FAULT_NONE) {
-			lv_device_fail(device, fault);
+		if (queue->ready &&
+		    lv_queue_start(queue, device->mem, event_idx, indirect) !=
+			LV_FAULT_NONE) {
+			lv_device_fail(device, LV_FAULT_RING_ADDRESS);
 			return;
 		}
 	}
@@ -220,26 +199,21 @@ static void activate(struct lv_device *device)
 		lv_eventfd_signal(device->kick_fd[i]);
 }
 
-/* The status after this one; 3.1.1 knows no other way. */
-static uint32_t next_status(uint32_t status)
+/* Whether 3.1.1 knows this way from a status to another. */
+static bool follows(uint32_t from, uint32_t to)
 {
-	switch (status) {
-	case 0:
-		return LV_STATUS_ACKNOWLEDGE;
-	case LV_STATUS_ACKNOWLEDGE:
-		return CHAIN_DRIVER;
-	case CHAIN_DRIVER:
-		return CHAIN_FEATURES;
-	case CHAIN_FEATURES:
-		return CHAIN_OK;
-	default:
-		return status;
-	}
+	static const uint8_t chain[] = {0, LV_STATUS_ACKNOWLEDGE, CHAIN_DRIVER,
+					CHAIN_FEATURES, CHAIN_OK};
+
+	for (size_t i = 1; i < sizeof(chain); i++)
+		if (chain[i - 1] == from)
+			return chain[i] == to;
+	return false;
 }
 
 static bool write_status(struct lv_device *device, uint32_t value)
 {
-	uint32_t old = status_of(device);
+	uint32_t old = device->status;
 	/* A driver that writes back what it read keeps NEEDS_RESET set. */
 	uint32_t from = old & ~LV_STATUS_NEEDS_RESET;
 	uint32_t to = value & ~LV_STATUS_NEEDS_RESET;
@@ -249,10 +223,10 @@ static bool write_status(struct lv_device *device, uint32_t value)
 		reset(device);
 	} else if ((to & LV_STATUS_FAILED) != 0) {
 		device->active = false;
-		set_status(device, old | LV_STATUS_FAILED);
+		device->status = old | LV_STATUS_FAILED;
 	} else if (from == to) {
 		return true; /* Linux writes it again when nothing changed. */
-	} else if (to != next_status(from) ||
+	} else if (!follows(from, to) ||
 		   /* 3.1.1 step 6: a refusal reads back without the bit. */
 		   (to == CHAIN_FEATURES &&
 		    ((features & ~device->features) != 0 ||
@@ -261,7 +235,7 @@ static bool write_status(struct lv_device *device, uint32_t value)
 	} else if (to == CHAIN_OK) {
 		activate(device);
 	} else {
-		set_status(device, to);
+		device->status = to;
 	}
 	return true;
 }
@@ -275,13 +249,13 @@ static bool write_half(uint64_t *whole, bool high, uint32_t value)
 static bool write_queue(struct lv_device *device, uint64_t offset,
 			uint32_t value)
 {
-	bool high = (offset & 4) != 0;
-	struct lv_queue *queue;
+	struct lv_queue *queue =
+	    &device->queue[device->queue_sel % LV_QUEUES_MAX];
+	uint64_t at = offset - REG_QUEUE_ADDR;
 
-	if (status_of(device) != CHAIN_FEATURES ||
+	if (device->status != CHAIN_FEATURES ||
 	    device->queue_sel >= device->queues)
 		return false;
-	queue = &device->queue[device->queue_sel];
 	if (offset == REG_QUEUE_READY) {
 		queue->ready = value == 1 && queue->num != 0;
 		return value == 0 || queue->ready;
@@ -290,28 +264,21 @@ static bool write_queue(struct lv_device *device, uint64_t offset,
 	if (queue->ready)
 		return false;
 	if (offset == REG_QUEUE_NUM) {
-		bool good = value != 0 && value <= LV_QUEUE_MAX &&
-			    (value & (value - 1)) == 0;
-
 		/* A refused size leaves a queue that cannot become ready. */
-		queue->num = good ? value : 0;
-		return good;
+		queue->num = value <= LV_QUEUE_MAX && (value & (value - 1)) == 0
+				 ? value
+				 : 0;
+		return queue->num != 0;
 	}
-	switch (offset & ~4ull) {
-	case REG_QUEUE_DESC:
-		return write_half(&queue->desc_addr, high, value);
-	case REG_QUEUE_AVAIL:
-		return write_half(&queue->avail_addr, high, value);
-	case REG_QUEUE_USED:
-		return write_half(&queue->used_addr, high, value);
-	default:
+	if (offset < REG_QUEUE_ADDR || at >= sizeof(queue->addr) * 2 ||
+	    (at & 11) != 0)
 		return false;
-	}
+	return write_half(&queue->addr[at / 16], (at & 4) != 0, value);
 }
 
 static bool write_driver_features(struct lv_device *device, uint32_t value)
 {
-	if (status_of(device) != CHAIN_DRIVER)
+	if (device->status != CHAIN_DRIVER)
 		return false;
 	if (device->driver_features_sel > 1)
 		return value == 0; /* pages that hold no bit of ours */
@@ -323,7 +290,7 @@ static bool write_driver_features(struct lv_device *device, uint32_t value)
 static bool write_notify(struct lv_device *device, uint32_t value)
 {
 	if (value >= device->queues ||
-	    (status_of(device) & LV_STATUS_DRIVER_OK) == 0)
+	    (device->status & LV_STATUS_DRIVER_OK) == 0)
 		return false;
 	lv_eventfd_signal(device->kick_fd[value]);
 	return true;
@@ -353,12 +320,11 @@ static bool write_register(struct lv_device *device, uint64_t offset,
 	}
 }
 
-static uint32_t read_register(struct lv_device *device, uint64_t offset,
-			      bool *known)
+/* -1 where there is nothing to read. */
+static int64_t read_register(struct lv_device *device, uint64_t offset)
 {
-	uint32_t selected = device->queue_sel;
+	bool present = device->queue_sel < device->queues;
 
-	*known = true;
 	switch (offset) {
 	case REG_MAGIC:
 		return 0x74726976; /* "virt" */
@@ -374,23 +340,20 @@ static uint32_t read_register(struct lv_device *device, uint64_t offset,
 			   : (uint32_t)(device->features >>
 					32 * device->device_features_sel);
 	case REG_QUEUE_NUM_MAX:
-		return selected < device->queues ? LV_QUEUE_MAX : 0;
+		return present ? LV_QUEUE_MAX : 0;
 	case REG_QUEUE_READY:
-		return selected < device->queues &&
-		       device->queue[selected].ready;
+		return present && device->queue[device->queue_sel].ready;
 	case REG_CONFIG_GENERATION:
-		return atomic_load(&device->generation);
+		return device->generation;
 	default:
-		*known = false;
-		return 0;
+		return -1;
 	}
 }
 
 void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		  uint32_t len)
 {
-	uint32_t value;
-	bool known = true;
+	int64_t value = -1;
 
 	memset(data, 0, len);
 	if (offset >= CONFIG_SPACE) {
@@ -402,51 +365,41 @@ void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		return;
 	}
 	/* 4.2.2.2: 32-bit aligned accesses only. */
-	if (len != 4 || offset % 4 != 0) {
-		LV_COUNT(device, malformed, 1);
-		return;
-	}
-	if (offset == REG_INTERRUPT_STATUS) {
-		value =
-		    atomic_load_explicit(&device->isr, memory_order_acquire);
-	} else if (offset == REG_STATUS) {
-		value = status_of(device);
-	} else {
+	if (len == 4 && offset == REG_INTERRUPT_STATUS) {
+		value = device->isr;
+	} else if (len == 4 && offset == REG_STATUS) {
+		value = device->status;
+	} else if (len == 4) {
 		(void)pthread_mutex_lock(&device->lock);
-		value = read_register(device, offset, &known);
+		value = read_register(device, offset);
 		(void)pthread_mutex_unlock(&device->lock);
 	}
-	if (!known)
+	if (value < 0)
 		LV_COUNT(device, malformed, 1);
-	memcpy(data, &value, sizeof(value));
+	else
+		memcpy(data, &value, len);
 }
 
 void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len)
 {
-	uint32_t value;
-	bool good;
+	uint32_t value = 0;
+	bool good = false;
 
-	/* Little of a configuration is the driver's to write. */
-	if (device->config_writable != 0 && len == 4 &&
-	    offset == CONFIG_SPACE + device->config_writable) {
-		(void)pthread_mutex_lock(&device->lock);
-		memcpy(device->config + device->config_writable, data, len);
-		(void)pthread_mutex_unlock(&device->lock);
-		return;
-	}
-	if (offset >= CONFIG_SPACE || len != 4 || offset % 4 != 0) {
-		LV_COUNT(device, malformed, 1);
-		return;
-	}
-	memcpy(&value, data, sizeof(value));
-	if (offset == REG_INTERRUPT_ACK) {
-		atomic_fetch_and_explicit(&device->isr, ~value,
-					  memory_order_acq_rel);
+	memcpy(&value, data, lv_min(len, sizeof(value)));
+	if (len == 4 && offset == REG_INTERRUPT_ACK) {
+		device->isr &= ~value;
 		return;
 	}
 	(void)pthread_mutex_lock(&device->lock);
-	good = write_register(device, offset, value);
+	if (len == 4 && offset < CONFIG_SPACE) {
+		good = write_register(device, offset, value);
+	} else if (len == 4 && device->config_writable != 0 &&
+		   offset == CONFIG_SPACE + device->config_writable) {
+		/* Little of a configuration is the driver's to write. */
+		memcpy(device->config + device->config_writable, data, len);
+		good = true;
+	}
 	(void)pthread_mutex_unlock(&device->lock);
 	if (!good)
 		LV_COUNT(device, malformed, 1);

@@ -8,7 +8,6 @@
  * those chains appear in the used ring together: Linux counts them at once.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 
@@ -141,20 +140,16 @@ static void receive(struct net *net)
 	lv_device_signal(device, RX);
 }
 
-static int64_t transmit(struct lv_device *device, uint32_t queue,
-			const struct lv_chain *chain)
+static int64_t transmit(struct lv_device *device, const struct lv_chain *chain)
 {
 	struct net *net = (struct net *)device;
 	uint8_t source[MAC_BYTES];
 	int error;
 
-	(void)queue;
 	if (chain->writable > 0 ||
 	    chain->readable_bytes < LV_NET_HEADER + LV_NET_FRAME_MIN ||
-	    chain->readable_bytes > LV_NET_HEADER + LV_NET_FRAME_MAX) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	    chain->readable_bytes > LV_NET_HEADER + LV_NET_FRAME_MAX)
+		return LV_MALFORMED;
 	if (lv_device_throttle(device, &net->tx))
 		return LV_LATER;
 	/* Whatever a neighbour thinks of a source address is not for the guest
@@ -199,24 +194,17 @@ static void poll(struct lv_device *device)
 		lv_device_drain(device, TX, transmit);
 }
 
-static void tick(struct lv_device *device, uint64_t now_ns)
-{
-	(void)now_ns;
-	poll(device);
-}
-
 static void destroy(struct lv_device *device)
 {
 	lv_net_host_close(&((struct net *)device)->host);
-	lv_device_fini(device);
-	free(device);
+	lv_device_free(device);
 }
 
 static const struct lv_device_ops net_ops = {
     .id = 1,
     .notify = notify,
     .poll = poll,
-    .tick = tick,
+    .tick = poll,
     .destroy = destroy,
 };
 
@@ -232,30 +220,19 @@ int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
 	if ((config->flags & ~LV_NET_TAP) != 0 || config->mtu < MTU_MIN ||
 	    memchr(config->name, 0, sizeof(config->name)) == NULL)
 		return -EINVAL;
-	net = calloc(1, sizeof(*net));
+	if ((config->flags & LV_NET_TAP) != 0)
+		features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO | F_HOST_TSO;
+	net = lv_device_new(sizeof(*net), &net_ops, 2, mem, events, features);
 	if (net == NULL)
-		return -ENOMEM;
+		return -errno;
 	lv_limiter_init(&net->rx, &config->rx);
 	lv_limiter_init(&net->tx, &config->tx);
 	memcpy(net->mac, config->mac, MAC_BYTES);
 	memcpy(space.mac, config->mac, MAC_BYTES);
 	memcpy(net->device.config, &space, sizeof(space));
 	net->device.config_bytes = sizeof(space);
-	if ((config->flags & LV_NET_TAP) != 0)
-		features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO | F_HOST_TSO;
-	error =
-	    lv_device_init(&net->device, &net_ops, 2, mem, events, features);
-	if (error == 0) {
-		error = lv_net_host_open(&net->host, config);
-		if (error < 0)
-			lv_device_fini(&net->device);
-	}
-	if (error < 0) {
-		free(net);
-		return error;
-	}
+	error = lv_net_host_open(&net->host, config);
 	net->device.poll_fd = net->host.fd;
 	net->device.poll_events = EPOLLIN | EPOLLOUT | EPOLLET;
-	*out = &net->device;
-	return 0;
+	return lv_device_done(&net->device, error, out);
 }

@@ -18,7 +18,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "net.h"
@@ -30,41 +29,19 @@
 #define F_GUEST_TSO4 (1ull << 7)
 #define F_GUEST_TSO6 (1ull << 8)
 
-/* Both: 0, or -1 and errno. The name fits. */
-static int name_tap(int fd, const char *name)
+static int open_tap(const char *name)
 {
 	struct ifreq request = {.ifr_flags =
 				    IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 	int header = LV_NET_HEADER;
-
-	memcpy(request.ifr_name, name, strlen(name));
-	return ioctl(fd, TUNSETIFF, &request) < 0
-		   ? -1
-		   : ioctl(fd, TUNSETVNETHDRSZ, &header);
-}
-
-static int dial(int fd, const char *path)
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-
-	memcpy(address.sun_path, path, strlen(path));
-	return connect(fd, (struct sockaddr *)&address, sizeof(address));
-}
-
-static int open_host(const struct lv_net_config *config, bool tap)
-{
-	const char *name = config->name;
 	int fd, error;
 
-	if (config->fd >= 0) {
-		fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-		return fd < 0 ? -errno : fd;
-	}
-	if (strlen(name) >= (tap ? IFNAMSIZ : sizeof(config->name)))
+	if (strlen(name) >= IFNAMSIZ)
 		return -ENAMETOOLONG;
-	fd = tap ? open("/dev/net/tun", O_RDWR | O_CLOEXEC)
-		 : socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && (tap ? name_tap(fd, name) : dial(fd, name)) == 0)
+	memcpy(request.ifr_name, name, strlen(name));
+	fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+	if (fd >= 0 && ioctl(fd, TUNSETIFF, &request) == 0 &&
+	    ioctl(fd, TUNSETVNETHDRSZ, &header) == 0)
 		return fd;
 	error = -errno;
 	if (fd >= 0)
@@ -76,9 +53,13 @@ int lv_net_host_open(struct lv_net_host *host,
 		     const struct lv_net_config *config)
 {
 	host->tap = (config->flags & LV_NET_TAP) != 0;
-	host->fd = open_host(config, host->tap);
+	if (config->fd < 0)
+		host->fd = host->tap ? open_tap(config->name)
+				     : lv_unix_open(config->name, connect);
+	else
+		host->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
 	if (host->fd < 0)
-		return host->fd;
+		return config->fd < 0 ? host->fd : -errno;
 	host->open = true;
 	host->in_start = HEAD;
 	host->in_end = HEAD;
@@ -88,8 +69,7 @@ int lv_net_host_open(struct lv_net_host *host,
 	    fcntl(host->fd, F_SETFL, fcntl(host->fd, F_GETFL) | O_NONBLOCK) ==
 		0)
 		return 0;
-	lv_net_host_close(host);
-	return -ENOMEM;
+	return -ENOMEM; /* the owner closes it */
 }
 
 void lv_net_host_close(struct lv_net_host *host)

@@ -48,10 +48,9 @@ void lv_output_flush(struct lv_output *output)
 	uint32_t at = 0;
 
 	while (output->fd >= 0 && at < end) {
-		ssize_t done = write(output->fd, output->line + at, end - at);
+		ssize_t done = TEMP_FAILURE_RETRY(
+		    write(output->fd, output->line + at, end - at));
 
-		if (done < 0 && errno == EINTR)
-			continue;
 		if (done <= 0)
 			break;
 		at += (uint32_t)done;

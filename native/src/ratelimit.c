@@ -8,7 +8,7 @@
 
 #define SECOND_NS 1000000000u
 /* What is due later than this is asked for again: a clock's arithmetic. */
-#define WAIT_MAX_NS (3600ull * SECOND_NS)
+#define WAIT_MAX_NS 3600000000000ull /* an hour */
 
 static void bucket_init(struct lv_bucket *bucket, uint64_t rate, uint64_t burst)
 {
@@ -41,9 +41,8 @@ static uint64_t bucket_wait(struct lv_bucket *bucket, uint64_t now_ns)
 	bucket->tokens += fresh < (uint64_t)room ? (int64_t)fresh : room;
 	if (bucket->tokens > 0)
 		return 0;
-	wait_ns = ((unsigned __int128)(1 - bucket->tokens) * SECOND_NS +
-		   bucket->rate - 1) /
-		  bucket->rate;
+	wait_ns = (unsigned __int128)(1 - bucket->tokens);
+	wait_ns = (wait_ns * SECOND_NS + bucket->rate - 1) / bucket->rate;
 	return bucket->filled_ns +
 	       (wait_ns < WAIT_MAX_NS ? (uint64_t)wait_ns : WAIT_MAX_NS);
 }

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include "lv.h"
 
@@ -20,10 +21,9 @@ static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
 		    at + lv_min(iov[i].iov_len, REQUEST_MAX_BYTES - done);
 
 		while (at < end) {
-			ssize_t got = getrandom(at, (size_t)(end - at), 0);
+			ssize_t got = TEMP_FAILURE_RETRY(
+			    getrandom(at, (size_t)(end - at), 0));
 
-			if (got < 0 && errno == EINTR)
-				continue;
 			if (got <= 0) {
 				LV_COUNT(device, errors, 1);
 				return done;
@@ -35,17 +35,13 @@ static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
 	return done;
 }
 
-static int64_t serve(struct lv_device *device, uint32_t queue,
-		     const struct lv_chain *chain)
+static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
 {
 	uint32_t len;
 
-	(void)queue;
 	/* 5.4.6.1: buffers must be writable only. */
-	if (chain->readable > 0 || chain->writable == 0) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	if (chain->readable > 0 || chain->writable == 0)
+		return LV_MALFORMED;
 	len = fill(device, chain);
 	LV_COUNT(device, bytes_in, len);
 	return len;

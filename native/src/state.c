@@ -28,6 +28,7 @@ static const struct {
 		      sizeof(struct kvm_cpuid_entry2)},
     [LV_SET_MSRS] = {KVM_SET_MSRS, sizeof(struct kvm_msrs),
 		     sizeof(struct kvm_msr_entry)},
+    [LV_TRANSLATE] = {KVM_TRANSLATE, sizeof(struct kvm_translation), 0},
 };
 
 int lv_vcpu_call(struct lv_vm *vm, uint32_t vcpu, uint32_t call, void *buf,
@@ -43,7 +44,7 @@ int lv_vcpu_call(struct lv_vm *vm, uint32_t vcpu, uint32_t call, void *buf,
 	    len != calls[call].fixed + count * calls[call].entry)
 		return -EINVAL;
 	/* While its thread runs, a vCPU's state is not to be had. */
-	if (vm->started && !vm->stopped && !vm->paused)
+	if (vm->started && !vm->stopped && !vm->paused && !vm->stopping)
 		return -EBUSY;
 	return lv_ioctl(call == LV_GET_SUPPORTED_CPUID ? vm->kvm_fd
 						       : vm->vcpu[vcpu].fd,

@@ -23,21 +23,17 @@
 
 #include "lv.h"
 
-#define KICK_SIGNAL	 (SIGRTMIN + 1)
-#define EVENT_CODE_BYTES sizeof(((struct lv_event *)0)->bytes)
+#define KICK_SIGNAL (SIGRTMIN + 1)
 
 static void on_kick(int number)
 {
 	(void)number; /* its only work is to interrupt KVM_RUN */
 }
 
-void lv_vm_halt(struct lv_vm *vm)
+/* gate_lock held. Never once threads may be gone. */
+static void kick_all(struct lv_vm *vm)
 {
-	(void)pthread_mutex_lock(&vm->gate_lock);
-	/* Pairs with the load in run(): a vCPU that misses immediate_exit sees
-	 * stopping before it enters the guest again. */
-	atomic_store(&vm->stopping, true);
-	for (uint32_t i = 0; i < vm->vcpu_count && !vm->halted; i++) {
+	for (uint32_t i = 0; i < vm->vcpu_count; i++) {
 		struct lv_vcpu *vcpu = &vm->vcpu[i];
 
 		__atomic_store_n(&vcpu->run->immediate_exit, 1,
@@ -45,7 +41,15 @@ void lv_vm_halt(struct lv_vm *vm)
 		if (vcpu->started)
 			(void)pthread_kill(vcpu->thread, KICK_SIGNAL);
 	}
-	vm->halted = true;
+}
+
+void lv_vm_halt(struct lv_vm *vm)
+{
+	(void)pthread_mutex_lock(&vm->gate_lock);
+	/* Pairs with the load in run(): a vCPU that misses immediate_exit sees
+	 * stopping before it enters the guest again. */
+	if (!atomic_exchange(&vm->stopping, true))
+		kick_all(vm);
 	(void)pthread_cond_broadcast(&vm->gate);
 	(void)pthread_mutex_unlock(&vm->gate_lock);
 }
@@ -57,7 +61,7 @@ static void park(struct lv_vm *vm)
 	if (vm->paused) {
 		vm->parked++;
 		(void)pthread_cond_broadcast(&vm->gate);
-		while (vm->paused && !atomic_load(&vm->stopping))
+		while (vm->paused && !vm->stopping)
 			(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
 		vm->parked--;
 	}
@@ -66,37 +70,32 @@ static void park(struct lv_vm *vm)
 
 int lv_vm_pause(struct lv_vm *vm)
 {
-	bool over;
-
 	if (!vm->started || vm->stopped || vm->paused)
 		return -EBUSY;
 	(void)pthread_mutex_lock(&vm->gate_lock);
 	vm->paused = true;
-	for (uint32_t i = 0; i < vm->vcpu_count && !vm->halted; i++) {
-		__atomic_store_n(&vm->vcpu[i].run->immediate_exit, 1,
-				 __ATOMIC_SEQ_CST);
-		(void)pthread_kill(vm->vcpu[i].thread, KICK_SIGNAL);
-	}
-	while (vm->parked < vm->vcpu_count && !vm->halted)
+	if (!vm->stopping)
+		kick_all(vm);
+	while (vm->parked < vm->vcpu_count && !vm->stopping)
 		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
-	over = vm->halted;
-	if (over)
-		vm->paused = false; /* it ended meanwhile */
+	vm->paused = !vm->stopping; /* or it ended meanwhile */
 	(void)pthread_mutex_unlock(&vm->gate_lock);
-	if (over)
+	if (!vm->paused)
 		return -EBUSY;
 	for (uint32_t i = 0; i < vm->device_count; i++)
 		lv_device_hold(vm->device[i]);
 	return 0;
 }
 
-void lv_vm_release(struct lv_vm *vm)
+int lv_vm_resume(struct lv_vm *vm)
 {
+	if (!vm->paused)
+		return -EBUSY;
 	for (uint32_t i = 0; i < vm->device_count; i++)
 		(void)pthread_mutex_unlock(&vm->device[i]->lock);
 	(void)pthread_mutex_lock(&vm->gate_lock);
 	vm->paused = false;
-	for (uint32_t i = 0; i < vm->vcpu_count && !vm->halted; i++) {
+	for (uint32_t i = 0; i < vm->vcpu_count && !vm->stopping; i++) {
 		/* Or the guest takes the pause for a hang of its CPU. */
 		(void)ioctl(vm->vcpu[i].fd, KVM_KVMCLOCK_CTRL, 0);
 		__atomic_store_n(&vm->vcpu[i].run->immediate_exit, 0,
@@ -104,67 +103,26 @@ void lv_vm_release(struct lv_vm *vm)
 	}
 	(void)pthread_cond_broadcast(&vm->gate);
 	(void)pthread_mutex_unlock(&vm->gate_lock);
-}
-
-int lv_vm_resume(struct lv_vm *vm)
-{
-	if (!vm->paused)
-		return -EBUSY;
-	lv_vm_release(vm);
 	return 0;
 }
 
-void lv_vm_end(struct lv_vm *vm, const struct lv_event *event)
+void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
+	       uint64_t value, int error)
 {
-	if (vm->has_serial)
-		lv_serial_flush(&vm->serial);
-	lv_events_post(&vm->events, event);
-	lv_vm_halt(vm);
-}
-
-/* The instruction a vCPU stands at, for the report of a failed emulation. */
-static void fetch_code(struct lv_vcpu *vcpu, uint8_t *out)
-{
-	struct kvm_translation translation = {0};
-	struct kvm_regs regs = {0};
-	struct kvm_sregs sregs = {0};
-	uint64_t len = EVENT_CODE_BYTES;
-	const void *code;
-
-	if (lv_ioctl(vcpu->fd, KVM_GET_REGS, &regs) < 0 ||
-	    lv_ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0)
-		return;
-	translation.linear_address = sregs.cs.base + regs.rip;
-	if (lv_ioctl(vcpu->fd, KVM_TRANSLATE, &translation) < 0 ||
-	    translation.valid == 0)
-		return;
-	if (len > LV_PAGE - translation.physical_address % LV_PAGE)
-		len = LV_PAGE - translation.physical_address % LV_PAGE;
-	code = lv_gpa(&vcpu->vm->mem, translation.physical_address, len);
-	if (code != NULL)
-		memcpy(out, code, len);
-}
-
-static void fail(struct lv_vcpu *vcpu, uint32_t reason, uint64_t value,
-		 int error)
-{
+	struct lv_vm *vm = vcpu->vm;
 	struct lv_event event = {
-	    .kind = LV_EVENT_VCPU_FAILED,
+	    .kind = kind,
 	    .vcpu = vcpu->id,
-	    .detail = reason,
+	    .detail = detail,
 	    .value = value,
 	    .error = error,
 	};
 
-	fetch_code(vcpu, event.bytes);
-	lv_vm_end(vcpu->vm, &event);
-}
-
-static void end(struct lv_vcpu *vcpu, uint32_t kind)
-{
-	struct lv_event event = {.kind = kind, .vcpu = vcpu->id};
-
-	lv_vm_end(vcpu->vm, &event);
+	if (vm->has_serial)
+		lv_serial_flush(&vm->serial);
+	/* First, so that whoever reads the event may have the vCPU's state. */
+	lv_vm_halt(vm);
+	lv_events_post(&vm->events, &event);
 }
 
 /* `rep ins` and `rep outs` come as one exit with count > 1. */
@@ -179,8 +137,7 @@ static void handle_pio(struct lv_vcpu *vcpu)
 
 		if (run->io.direction == KVM_EXIT_IO_OUT) {
 			memcpy(&value, data, size);
-			lv_board_out(vcpu->vm, vcpu->id, run->io.port, value,
-				     size);
+			lv_board_out(vcpu, run->io.port, value, size);
 		} else {
 			value = lv_board_in(vcpu->vm, run->io.port, size);
 			memcpy(data, &value, size);
@@ -191,22 +148,19 @@ static void handle_pio(struct lv_vcpu *vcpu)
 static void handle_other(struct lv_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
+	uint32_t kind = LV_EVENT_VCPU_FAILED;
 	uint64_t value = 0;
 
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN: /* triple fault */
-		end(vcpu, LV_EVENT_RESET);
-		return;
+		kind = LV_EVENT_RESET;
+		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		if (run->system_event.type == KVM_SYSTEM_EVENT_SHUTDOWN) {
-			end(vcpu, LV_EVENT_POWER_OFF);
-			return;
-		}
-		if (run->system_event.type == KVM_SYSTEM_EVENT_RESET) {
-			end(vcpu, LV_EVENT_RESET);
-			return;
-		}
 		value = run->system_event.type;
+		if (value == KVM_SYSTEM_EVENT_SHUTDOWN)
+			kind = LV_EVENT_POWER_OFF;
+		else if (value == KVM_SYSTEM_EVENT_RESET)
+			kind = LV_EVENT_RESET;
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		value = run->fail_entry.hardware_entry_failure_reason;
@@ -220,7 +174,7 @@ static void handle_other(struct lv_vcpu *vcpu)
 	default:
 		break;
 	}
-	fail(vcpu, run->exit_reason, value, 0);
+	lv_vm_end(vcpu, kind, run->exit_reason, value, 0);
 }
 
 static void handle_exit(struct lv_vcpu *vcpu)
@@ -256,15 +210,11 @@ static void *run(void *arg)
 	(void)sigemptyset(&kick);
 	(void)sigaddset(&kick, KICK_SIGNAL);
 	(void)pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
-	(void)pthread_mutex_lock(&vm->gate_lock);
-	while (!vm->gate_open)
-		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
-	(void)pthread_mutex_unlock(&vm->gate_lock);
-
+	park(vm); /* until all of them exist */
 	error = lv_filter_install(&vm->vcpu_filter, 0);
 	if (error < 0)
-		fail(vcpu, 0, 0, -error);
-	while (!atomic_load(&vm->stopping)) {
+		lv_vm_end(vcpu, LV_EVENT_VCPU_FAILED, 0, 0, -error);
+	while (!vm->stopping) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			handle_exit(vcpu);
 		} else if (errno == EINTR) {
@@ -274,7 +224,7 @@ static void *run(void *arg)
 			/* A halted AP was woken without a SIPI. */
 			(void)sched_yield();
 		} else {
-			fail(vcpu, 0, 0, errno);
+			lv_vm_end(vcpu, LV_EVENT_VCPU_FAILED, 0, 0, errno);
 		}
 	}
 	return NULL;

@@ -27,6 +27,12 @@ static _Atomic uint16_t *ring_u16(uint8_t *ring, size_t offset)
 	return (_Atomic uint16_t *)(void *)(ring + offset);
 }
 
+static uint16_t load(uint8_t *ring, size_t offset)
+{
+	return atomic_load_explicit(ring_u16(ring, offset),
+				    memory_order_relaxed);
+}
+
 static uint16_t avail_idx(const struct lv_queue *queue)
 {
 	/* Pairs with the driver's write barrier before it moves idx: the
@@ -42,12 +48,12 @@ enum lv_device_fault lv_queue_start(struct lv_queue *queue,
 	uint64_t n = queue->num;
 
 	if (n == 0 || n > LV_QUEUE_MAX || (n & (n - 1)) != 0 ||
-	    queue->desc_addr % 16 != 0 || queue->avail_addr % 2 != 0 ||
-	    queue->used_addr % 4 != 0)
+	    queue->addr[0] % 16 != 0 || queue->addr[1] % 2 != 0 ||
+	    queue->addr[2] % 4 != 0)
 		return LV_FAULT_RING_ADDRESS;
-	queue->desc = lv_gpa(mem, queue->desc_addr, DESC_BYTES * n);
-	queue->avail = lv_gpa(mem, queue->avail_addr, 6 + 2 * n);
-	queue->used = lv_gpa(mem, queue->used_addr, 6 + 8 * n);
+	queue->desc = lv_gpa(mem, queue->addr[0], DESC_BYTES * n);
+	queue->avail = lv_gpa(mem, queue->addr[1], 6 + 2 * n);
+	queue->used = lv_gpa(mem, queue->addr[2], 6 + 8 * n);
 	if (queue->desc == NULL || queue->avail == NULL || queue->used == NULL)
 		return LV_FAULT_RING_ADDRESS;
 	queue->event_idx = event_idx;
@@ -65,18 +71,18 @@ static void copy_desc(struct desc *out, const uint8_t *table, uint32_t index)
 
 /* A walk through a table: the ring's own or an indirect one. */
 struct walk {
+	const struct lv_queue *queue;
+	const struct lv_mem *mem;
+	struct lv_chain *chain;
 	const uint8_t *table;
-	uint32_t entries;
-	uint32_t index;
-	uint32_t hops;
-	uint32_t hops_max;
+	uint32_t entries, index, hops, hops_max;
 	bool inside; /* of an indirect table */
 };
 
-static enum lv_device_fault add_buffer(struct lv_chain *chain,
-				       const struct lv_mem *mem,
+static enum lv_device_fault add_buffer(const struct walk *walk,
 				       const struct desc *desc)
 {
+	struct lv_chain *chain = walk->chain;
 	uint32_t at = chain->readable + chain->writable;
 	void *hva;
 
@@ -84,7 +90,7 @@ static enum lv_device_fault add_buffer(struct lv_chain *chain,
 		return LV_FAULT_NONE;
 	if (at >= LV_QUEUE_MAX)
 		return LV_FAULT_CHAIN_LENGTH;
-	hva = lv_gpa(mem, desc->addr, desc->len);
+	hva = lv_gpa(walk->mem, desc->addr, desc->len);
 	if (hva == NULL)
 		return LV_FAULT_DESC_ADDRESS;
 	chain->iov[at].iov_base = hva;
@@ -103,17 +109,15 @@ static enum lv_device_fault add_buffer(struct lv_chain *chain,
 
 /* 2.7.5.3: a table holds no table, has no successor, and its own flags other
  * than INDIRECT mean nothing. */
-static enum lv_device_fault enter_table(const struct lv_queue *queue,
-					const struct lv_mem *mem,
-					const struct desc *desc,
-					struct walk *walk)
+static enum lv_device_fault enter_table(struct walk *walk,
+					const struct desc *desc)
 {
-	if (!queue->indirect || walk->inside ||
+	if (!walk->queue->indirect || walk->inside ||
 	    (desc->flags & DESC_F_NEXT) != 0)
 		return LV_FAULT_DESC_FLAGS;
 	if (desc->len == 0 || desc->len % DESC_BYTES != 0)
 		return LV_FAULT_INDIRECT_TABLE;
-	walk->table = lv_gpa(mem, desc->addr, desc->len);
+	walk->table = lv_gpa(walk->mem, desc->addr, desc->len);
 	if (walk->table == NULL)
 		return LV_FAULT_DESC_ADDRESS;
 	walk->entries = desc->len / DESC_BYTES;
@@ -125,42 +129,41 @@ static enum lv_device_fault enter_table(const struct lv_queue *queue,
 	return LV_FAULT_NONE;
 }
 
-static enum lv_device_fault walk_chain(const struct lv_queue *queue,
-				       const struct lv_mem *mem,
-				       struct walk *walk,
-				       struct lv_chain *chain)
+static enum lv_device_fault walk_chain(struct walk *walk)
 {
-	for (;;) {
-		enum lv_device_fault fault;
-		struct desc desc;
+	enum lv_device_fault fault;
+	struct desc desc;
 
-		/* Also what ends a loop (2.7.5.2). */
-		if (walk->hops++ >= walk->hops_max)
-			return LV_FAULT_CHAIN_LENGTH;
+	/* The bound is also what ends a loop (2.7.5.2). */
+	while (walk->hops++ < walk->hops_max) {
+		bool indirect;
+
 		copy_desc(&desc, walk->table, walk->index);
-		if ((desc.flags & DESC_F_INDIRECT) != 0) {
-			fault = enter_table(queue, mem, &desc, walk);
-			if (fault != LV_FAULT_NONE)
-				return fault;
-			continue;
-		}
-		fault = add_buffer(chain, mem, &desc);
+		indirect = (desc.flags & DESC_F_INDIRECT) != 0;
+		fault = indirect ? enter_table(walk, &desc)
+				 : add_buffer(walk, &desc);
 		if (fault != LV_FAULT_NONE)
 			return fault;
+		if (indirect)
+			continue;
 		if ((desc.flags & DESC_F_NEXT) == 0)
 			return LV_FAULT_NONE;
 		if (desc.next >= walk->entries)
 			return LV_FAULT_NEXT_INDEX;
 		walk->index = desc.next;
 	}
+	return LV_FAULT_CHAIN_LENGTH;
 }
 
 int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 		 struct lv_chain *chain)
 {
 	uint16_t waiting = (uint16_t)(avail_idx(queue) - queue->next_avail);
-	uint16_t slot = (uint16_t)(queue->next_avail % queue->num);
-	struct walk walk = {.table = queue->desc,
+	size_t slot = queue->next_avail % queue->num;
+	struct walk walk = {.queue = queue,
+			    .mem = mem,
+			    .chain = chain,
+			    .table = queue->desc,
 			    .entries = queue->num,
 			    .hops_max = queue->num};
 	enum lv_device_fault fault;
@@ -169,15 +172,14 @@ int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 		return 0;
 	if (waiting > queue->num)
 		return -(int)LV_FAULT_AVAIL_INDEX;
-	chain->head = atomic_load_explicit(
-	    ring_u16(queue->avail, 4 + 2 * (size_t)slot), memory_order_relaxed);
+	chain->head = load(queue->avail, 4 + 2 * slot);
 	if (chain->head >= queue->num)
 		return -(int)LV_FAULT_HEAD_INDEX;
 	chain->misordered = false;
 	chain->readable = chain->writable = 0;
 	chain->readable_bytes = chain->writable_bytes = 0;
 	walk.index = chain->head;
-	fault = walk_chain(queue, mem, &walk, chain);
+	fault = walk_chain(&walk);
 	if (fault != LV_FAULT_NONE)
 		return -(int)fault;
 	queue->next_avail++;
@@ -238,12 +240,8 @@ bool lv_queue_should_signal(struct lv_queue *queue)
 	 * flags) and its read of used.idx. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!queue->event_idx)
-		return (atomic_load_explicit(ring_u16(queue->avail, 0),
-					     memory_order_relaxed) &
-			AVAIL_F_NO_INTERRUPT) == 0;
-	event = atomic_load_explicit(
-	    ring_u16(queue->avail, 4 + 2 * (size_t)queue->num),
-	    memory_order_relaxed);
+		return (load(queue->avail, 0) & AVAIL_F_NO_INTERRUPT) == 0;
+	event = load(queue->avail, 4 + 2 * (size_t)queue->num);
 	/* 2.7.10: did idx pass used_event? */
 	return (uint16_t)(now - event - 1) < (uint16_t)(now - old);
 }

@@ -83,7 +83,8 @@ static int check_config(const struct lv_vm_config *config)
 {
 	if (config->size != sizeof(*config) || config->vcpus == 0 ||
 	    config->vcpus > LV_MAX_VCPUS ||
-	    (config->flags & ~(LV_VM_PIT | LV_VM_HUGE_PAGES)) != 0)
+	    (config->flags & ~LV_VM_HUGE_PAGES) != 0 ||
+	    (config->power_port != 0 && config->power_off == config->reset))
 		return -EINVAL;
 	if (config->memory_bytes % LV_PAGE != 0 ||
 	    config->memory_bytes < MEMORY_MIN ||
@@ -114,9 +115,7 @@ static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
 		return -errno;
 	/* A core file with a guest's memory in it helps nobody. */
 	(void)madvise(hva, len, MADV_DONTDUMP);
-	vm->mem.region[slot].gpa = gpa;
-	vm->mem.region[slot].len = len;
-	vm->mem.region[slot].hva = hva;
+	vm->mem.region[slot] = (struct lv_region){gpa, len, hva};
 	vm->mem.count++;
 	region.userspace_addr = (uintptr_t)hva;
 	return lv_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
@@ -161,15 +160,6 @@ static int create_vm_fd(struct lv_vm *vm)
 	return lv_ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
 }
 
-static int create_irqchip(struct lv_vm *vm, bool pit)
-{
-	struct kvm_pit_config config = {.flags = KVM_PIT_SPEAKER_DUMMY};
-
-	if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0) < 0)
-		return -errno;
-	return pit ? lv_ioctl(vm->fd, KVM_CREATE_PIT2, &config) : 0;
-}
-
 static int create_vcpus(struct lv_vm *vm, uint32_t count)
 {
 	int bytes = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
@@ -179,23 +169,17 @@ static int create_vcpus(struct lv_vm *vm, uint32_t count)
 	vm->run_bytes = (size_t)bytes;
 	for (uint32_t i = 0; i < count; i++) {
 		struct lv_vcpu *vcpu = &vm->vcpu[i];
-		void *run;
 
 		vcpu->vm = vm;
 		vcpu->id = i;
 		vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, i);
 		if (vcpu->fd < 0)
 			return -errno;
-		run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE,
-			   MAP_SHARED, vcpu->fd, 0);
-		if (run == MAP_FAILED) {
-			int error = -errno;
-
-			(void)close(vcpu->fd);
-			return error;
-		}
-		vcpu->run = run;
 		vm->vcpu_count++;
+		vcpu->run = mmap(NULL, vm->run_bytes, PROT_READ | PROT_WRITE,
+				 MAP_SHARED, vcpu->fd, 0);
+		if (vcpu->run == MAP_FAILED)
+			return -errno; /* which munmap will not take */
 	}
 	return 0;
 }
@@ -210,23 +194,21 @@ int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out)
 	vm = calloc(1, sizeof(*vm));
 	if (vm == NULL)
 		return -ENOMEM;
+	vm->config = *config;
 	vm->fd = -1;
 	vm->mem_fd = -1;
-	error = lv_events_init(&vm->events);
-	if (error < 0) {
-		free(vm);
-		return error;
-	}
 	(void)pthread_mutex_init(&vm->gate_lock, NULL);
 	(void)pthread_cond_init(&vm->gate, NULL);
+	error = lv_events_init(&vm->events);
 	vm->kvm_fd = open_kvm(NULL);
-	error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
+	if (error == 0)
+		error = vm->kvm_fd < 0 ? vm->kvm_fd : create_vm_fd(vm);
 	/* Memory first: after the chips set up their routing, KVM keeps the
 	 * next change of memory waiting for a grace period, 5 ms. */
 	if (error == 0)
 		error = add_memory(vm, config);
 	if (error == 0)
-		error = create_irqchip(vm, (config->flags & LV_VM_PIT) != 0);
+		error = lv_ioctl(vm->fd, KVM_CREATE_IRQCHIP, NULL);
 	if (error == 0)
 		error = create_vcpus(vm, config->vcpus);
 	if (error < 0) {
@@ -247,15 +229,12 @@ void lv_vm_destroy(struct lv_vm *vm)
 		(void)close(vm->vcpu[i].fd);
 	}
 	lv_board_free(vm);
-	if (vm->fd >= 0)
-		(void)close(vm->fd);
+	(void)close(vm->fd);
 	/* After the VM is closed, so that it never runs on unmapped memory. */
 	for (uint32_t i = 0; i < vm->mem.count; i++)
 		(void)munmap(vm->mem.region[i].hva, vm->mem.region[i].len);
-	if (vm->mem_fd >= 0)
-		(void)close(vm->mem_fd);
-	if (vm->kvm_fd >= 0)
-		(void)close(vm->kvm_fd);
+	(void)close(vm->mem_fd);
+	(void)close(vm->kvm_fd);
 	lv_events_free(&vm->events);
 	(void)pthread_cond_destroy(&vm->gate);
 	(void)pthread_mutex_destroy(&vm->gate_lock);
@@ -266,9 +245,7 @@ int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out)
 {
 	if (index >= vm->mem.count)
 		return -ENOENT;
-	out->gpa = vm->mem.region[index].gpa;
-	out->hva = (uintptr_t)vm->mem.region[index].hva;
-	out->len = vm->mem.region[index].len;
+	*out = vm->mem.region[index];
 	return 0;
 }
 
@@ -298,42 +275,33 @@ int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
 	return 0;
 }
 
-static void open_gate(struct lv_vm *vm)
-{
-	(void)pthread_mutex_lock(&vm->gate_lock);
-	vm->gate_open = true;
-	(void)pthread_cond_broadcast(&vm->gate);
-	(void)pthread_mutex_unlock(&vm->gate_lock);
-}
-
 int lv_vm_start(struct lv_vm *vm)
 {
 	int error;
 
 	if (vm->started)
 		return -EBUSY;
-	vm->started = true;
+	/* Paused until all threads exist. */
+	vm->started = vm->paused = true;
+	for (uint32_t i = 0; i < vm->device_count; i++)
+		lv_device_hold(vm->device[i]);
 	error = lv_io_start(&vm->io, vm->device, vm->device_count, &vm->events);
 	for (uint32_t i = 0; i < vm->vcpu_count && error == 0; i++)
 		error = lv_vcpu_start(&vm->vcpu[i]);
-	if (error < 0) {
-		(void)lv_vm_stop(vm);
-		return error;
-	}
-	open_gate(vm);
-	return 0;
+	if (error == 0)
+		return lv_vm_resume(vm);
+	(void)lv_vm_stop(vm);
+	return error;
 }
 
 int lv_vm_stop(struct lv_vm *vm)
 {
 	if (!vm->started || vm->stopped)
 		return 0;
-	/* Halt before the gate: threads still behind it then leave unrun. And
-	 * before the joins: nobody kicks a thread after this returns. */
+	/* Before the pause ends: threads that wait then leave unrun. And before
+	 * the joins: nobody kicks a thread after this returns. */
 	lv_vm_halt(vm);
-	if (vm->paused)
-		lv_vm_release(vm);
-	open_gate(vm);
+	(void)lv_vm_resume(vm);
 	for (uint32_t i = 0; i < vm->vcpu_count; i++) {
 		if (vm->vcpu[i].started)
 			(void)pthread_join(vm->vcpu[i].thread, NULL);

@@ -167,6 +167,12 @@ void lv_conn_settle(struct lv_conn *conn)
 
 /* ---- from the guest ---- */
 
+static void refuse(struct lv_vsock *vsock, const struct header *header)
+{
+	(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header->src_port,
+			  header->dst_port);
+}
+
 static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 {
 	struct lv_conn *conn = NULL;
@@ -179,8 +185,7 @@ static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 				   header->dst_port);
 	if (conn == NULL) {
 		LV_COUNT(&vsock->device, errors, 1);
-		(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header->src_port,
-				  header->dst_port);
+		refuse(vsock, header);
 		return;
 	}
 	conn->peer_alloc = header->buf_alloc;
@@ -240,7 +245,7 @@ static bool take_op(struct lv_conn *conn, const struct header *header,
 	}
 }
 
-static int64_t take_packet(struct lv_device *device, uint32_t queue,
+static int64_t take_packet(struct lv_device *device,
 			   const struct lv_chain *chain)
 {
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
@@ -248,16 +253,13 @@ static int64_t take_packet(struct lv_device *device, uint32_t queue,
 	struct lv_conn *conn;
 	bool good = true;
 
-	(void)queue;
 	if (lv_iov_read(chain->iov, chain->readable, 0, &header,
 			sizeof(header)) != sizeof(header) ||
 	    header.len > PAYLOAD_MAX ||
 	    header.len > chain->readable_bytes - sizeof(header) ||
 	    /* 5.10.6.4.1: a spoofed source, or not for us */
-	    header.src_cid != vsock->guest_cid || header.dst_cid != HOST_CID) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	    header.src_cid != vsock->guest_cid || header.dst_cid != HOST_CID)
+		return LV_MALFORMED;
 	conn = lv_conn_find(vsock, header.src_port, header.dst_port);
 	if (conn != NULL) {
 		conn->peer_alloc = header.buf_alloc;
@@ -270,8 +272,7 @@ static int64_t take_packet(struct lv_device *device, uint32_t queue,
 		open_from_guest(vsock, &header);
 	} else if (header.op != LV_OP_RST) {
 		good = header.type == TYPE_STREAM;
-		(void)lv_conn_new(vsock, -1, LV_CONN_DEAD, header.src_port,
-				  header.dst_port);
+		refuse(vsock, &header);
 	}
 	LV_COUNT(device, malformed, good ? 0 : 1);
 	return 0;
@@ -320,9 +321,7 @@ static uint32_t read_host(struct lv_conn *conn, const struct lv_chain *chain)
 	    lv_min(room, lv_min(credit(conn), PAYLOAD_MAX)));
 	ssize_t got;
 
-	do
-		got = readv(conn->fd, iov, (int)count);
-	while (got < 0 && errno == EINTR);
+	got = TEMP_FAILURE_RETRY(readv(conn->fd, iov, (int)count));
 	if (got > 0) {
 		conn->sent += (uint32_t)got;
 		LV_COUNT(&conn->vsock->device, bytes_in, (uint64_t)got);
@@ -394,20 +393,17 @@ static uint32_t send_packet(struct lv_conn *conn, const struct lv_chain *chain)
 	return (uint32_t)sizeof(header) + len;
 }
 
-static int64_t give_packet(struct lv_device *device, uint32_t queue,
+static int64_t give_packet(struct lv_device *device,
 			   const struct lv_chain *chain)
 {
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 	struct lv_conn *conn;
 	uint32_t len = 0;
 
-	(void)queue;
 	/* 5.10.6.4: room for a header and something behind it. */
 	if (chain->readable > 0 ||
-	    chain->writable_bytes <= sizeof(struct header)) {
-		LV_COUNT(device, malformed, 1);
-		return 0;
-	}
+	    chain->writable_bytes <= sizeof(struct header))
+		return LV_MALFORMED;
 	while (len == 0 && (conn = next_conn(vsock)) != NULL)
 		len = send_packet(conn, chain);
 	return len > 0 ? (int64_t)len : LV_LATER;
@@ -429,7 +425,7 @@ static void poll_host(struct lv_device *device)
 	lv_device_drain(device, RX, give_packet);
 }
 
-static void tick(struct lv_device *device, uint64_t now_ns)
+static void tick(struct lv_device *device)
 {
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 
@@ -438,7 +434,8 @@ static void tick(struct lv_device *device, uint64_t now_ns)
 	for (uint32_t i = vsock->used; i-- > 0;) {
 		struct lv_conn *conn = &vsock->conn[i];
 
-		if (conn->deadline_ns != 0 && now_ns >= conn->deadline_ns) {
+		if (conn->deadline_ns != 0 &&
+		    device->now_ns >= conn->deadline_ns) {
 			LV_COUNT(device, errors, 1);
 			lv_conn_abort(conn);
 		}
@@ -476,7 +473,6 @@ int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 {
 	struct lv_vsock *vsock;
 	size_t len = strnlen(config->path, sizeof(config->path));
-	int error;
 
 	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
 	    len == 0 || len == sizeof(config->path))
@@ -489,10 +485,5 @@ int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
 	memcpy(vsock->path, config->path, len);
 	memcpy(vsock->device.config, &vsock->guest_cid, sizeof(uint64_t));
 	vsock->device.config_bytes = sizeof(uint64_t);
-	error = lv_vsock_listen(vsock);
-	if (error < 0)
-		destroy(&vsock->device);
-	else
-		*out = &vsock->device;
-	return error;
+	return lv_device_done(&vsock->device, lv_vsock_listen(vsock), out);
 }

@@ -57,8 +57,7 @@ struct lv_conn {
 	struct lv_vsock *vsock;
 	enum lv_conn_state state;
 	int fd; /* -1 = none */
-	uint32_t guest_port;
-	uint32_t host_port;
+	uint32_t guest_port, host_port;
 	uint32_t pending;     /* LV_OP_BITs of packets that wait for a buffer */
 	uint64_t deadline_ns; /* 0 = none */
 	bool killed;	      /* DEAD from the start */
@@ -68,9 +67,7 @@ struct lv_conn {
 	bool hup;      /* the host closed both halves */
 	bool asked_credit;
 	uint8_t shut; /* LV_SHUT_* we tell the guest */
-	uint32_t peer_alloc;
-	uint32_t peer_fwd;
-	uint32_t sent;
+	uint32_t peer_alloc, peer_fwd, sent;
 
 	/* From the guest. */
 	uint8_t guest_shut; /* LV_SHUT_* the guest told us */
@@ -78,8 +75,7 @@ struct lv_conn {
 	uint32_t fwd;	    /* bytes handed to the host, wraps */
 	uint32_t fwd_told;  /* what the guest knows of it */
 	uint8_t *buf;	    /* LV_VSOCK_BUF for what the socket did not take */
-	uint32_t buf_first;
-	uint32_t buf_len;
+	uint32_t buf_first, buf_len;
 };
 
 struct lv_vsock {

@@ -57,9 +57,8 @@ static uint32_t send_some(struct lv_conn *conn, struct iovec *iov,
 	struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
 	ssize_t done;
 
-	do
-		done = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-	while (done < 0 && errno == EINTR);
+	done = TEMP_FAILURE_RETRY(
+	    sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
 	if (done >= 0) {
 		LV_COUNT(&conn->vsock->device, bytes_out, (uint64_t)done);
 		advance(conn, (uint32_t)done);
@@ -123,16 +122,17 @@ void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
 
 /* ---- unix sockets ---- */
 
-/* Binds or connects a new one. */
-static int open_unix(const struct sockaddr_un *address,
-		     int (*how)(int, const struct sockaddr *, socklen_t))
+int lv_unix_open(const char *path,
+		 int (*how)(int, const struct sockaddr *, socklen_t))
 {
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	int error;
 
 	if (fd < 0)
 		return -errno;
-	if (how(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+	memcpy(address.sun_path, path, strlen(path));
+	if (how(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
 		return fd;
 	error = -errno;
 	(void)close(fd);
@@ -141,7 +141,6 @@ static int open_unix(const struct sockaddr_un *address,
 
 int lv_vsock_listen(struct lv_vsock *vsock)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = LISTENER};
 	struct stat info;
 
@@ -150,11 +149,10 @@ int lv_vsock_listen(struct lv_vsock *vsock)
 	vsock->device.poll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (vsock->device.poll_fd < 0)
 		return -errno;
-	memcpy(address.sun_path, vsock->path, sizeof(vsock->path));
 	/* A socket left behind by a killed process; nothing else is removed. */
 	if (lstat(vsock->path, &info) == 0 && S_ISSOCK(info.st_mode))
 		(void)unlink(vsock->path);
-	vsock->listen_fd = open_unix(&address, bind);
+	vsock->listen_fd = lv_unix_open(vsock->path, bind);
 	if (vsock->listen_fd < 0)
 		return vsock->listen_fd;
 	if (chmod(vsock->path, 0600) < 0 ||
@@ -177,14 +175,14 @@ void lv_vsock_unlisten(struct lv_vsock *vsock)
 
 int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int len = snprintf(address.sun_path, sizeof(address.sun_path),
-			   "%s_%" PRIu32, vsock->path, port);
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	int len =
+	    snprintf(path, sizeof(path), "%s_%" PRIu32, vsock->path, port);
 
-	if (len < 0 || (size_t)len >= sizeof(address.sun_path))
+	if (len < 0 || (size_t)len >= sizeof(path))
 		return -ENAMETOOLONG;
 	/* Never waits: a full backlog is EAGAIN, and the guest gets a RST. */
-	return open_unix(&address, connect);
+	return lv_unix_open(path, connect);
 }
 
 int lv_vsock_watch(const struct lv_conn *conn)

@@ -23,6 +23,7 @@
 
 #define TIMEOUT_S  20
 #define TEXT_BYTES (4u << 20)
+#define RESTART	   3 /* our child's exit code for it */
 
 void lv_log(const char *format, ...)
 {
@@ -72,8 +73,7 @@ static void start_init(void)
 		int scratch;
 		(void)close(pair[1]);
 		guest_channel.fd = pair[0];
-		lv_supervise(&guest_channel, &scratch);
-		_exit(0);
+		_exit(lv_supervise(&guest_channel, &scratch) ? RESTART : 0);
 	}
 	(void)close(pair[0]);
 	host.fd = pair[1];
@@ -256,6 +256,33 @@ static void a_signal_reaches_the_process_group(void)
 	end_init();
 }
 
+/* The script goes on, as one that waits for the power to go does, or ends at
+ * once: neither is an exit of the process, and what it had said comes. */
+static void an_end_that_the_guest_asks_for_is_no_exit(void)
+{
+	static const struct {
+		const char *script;
+		int code;
+	} cases[] = {
+	    {"echo bye; kill -USR2 $PPID", 0},
+	    {"echo bye; kill -USR1 $PPID; exec sleep 5", 0},
+	    {"echo bye; kill -TERM $PPID", RESTART},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		int status = -1;
+		run_script(cases[i].script, "", "/");
+		CHECK(next() == LV_GUEST_FRAME_STDOUT && host.length == 4);
+		CHECK(recv(host.fd, host.payload, 1, 0) == 0);
+		(void)alarm(TIMEOUT_S);
+		CHECK(waitpid(host.init, &status, 0) == host.init);
+		CHECK(WIFEXITED(status) &&
+		      WEXITSTATUS(status) == cases[i].code);
+		(void)alarm(0);
+		(void)close(host.fd);
+	}
+}
+
 static void a_daemon_that_keeps_the_pipe_does_not_hold_up_the_exit(void)
 {
 	run_script("setsid sleep 1000 & echo $!", "", "/");
@@ -370,6 +397,7 @@ int main(void)
 	a_killed_process_says_its_signal();
 	user_environment_and_directory_are_set();
 	a_signal_reaches_the_process_group();
+	an_end_that_the_guest_asks_for_is_no_exit();
 	a_daemon_that_keeps_the_pipe_does_not_hold_up_the_exit();
 	a_daemon_that_floods_the_pipe_does_not_hold_up_the_exit();
 	a_slow_host_loses_no_byte();

@@ -13,7 +13,11 @@ static void make(struct lv_vm **vm, uint32_t vcpus)
 				      .vcpus = vcpus,
 				      .memory_bytes = 2u << 20,
 				      .low_limit = 3ull << 30,
-				      .high_base = 4ull << 30};
+				      .high_base = 4ull << 30,
+				      .power_port = 0x600,
+				      .power_off = 0x34,
+				      .reset = 1,
+				      .debug_port = 0xf4};
 
 	CHECK(lv_vm_create(&config, vm) == 0);
 }
@@ -25,7 +29,7 @@ static void load(struct lv_vm *vm, const uint8_t *code, size_t len)
 	struct lv_region region;
 
 	CHECK(lv_vm_region(vm, 0, &region) == 0);
-	memcpy((uint8_t *)(uintptr_t)region.hva + CODE, code, len);
+	memcpy(region.hva + CODE, code, len);
 	CHECK(lv_vcpu_call(vm, 0, LV_GET_SREGS, &sregs, sizeof(sregs)) == 0);
 	sregs.cs.base = 0;
 	sregs.cs.selector = 0;
@@ -95,10 +99,6 @@ static void ports_reach_their_devices(void)
 	};
 	struct lv_serial_config serial = {
 	    .size = sizeof(serial), .port = 0x3f8, .gsi = 4};
-	struct lv_power_config power = {.size = sizeof(power),
-					.port = 0x600,
-					.power_off = 0x34,
-					.reset = 1};
 	struct lv_event event;
 	struct lv_vm *vm;
 	char text[16] = {0};
@@ -109,8 +109,6 @@ static void ports_reach_their_devices(void)
 	serial.out_fd = fds[1];
 	CHECK(lv_serial_add(vm, &serial) == 0);
 	CHECK(lv_serial_add(vm, &serial) == -EEXIST);
-	CHECK(lv_power_add(vm, &power) == 0);
-	CHECK(lv_debug_add(vm, 0xf4) == 0);
 	load(vm, code, sizeof(code));
 	CHECK(lv_vm_start(vm) == 0);
 	CHECK(lv_vm_start(vm) == -EBUSY);
@@ -144,12 +142,12 @@ static void unmapped_memory_reads_all_ones(void)
 				      .vcpus = 1,
 				      .memory_bytes = 1u << 20,
 				      .low_limit = 0x80000,
-				      .high_base = 4ull << 30};
+				      .high_base = 4ull << 30,
+				      .debug_port = 0xf4};
 	struct lv_event event;
 	struct lv_vm *vm;
 
 	CHECK(lv_vm_create(&config, &vm) == 0);
-	CHECK(lv_debug_add(vm, 0xf4) == 0);
 	load(vm, code, sizeof(code));
 	CHECK(lv_vm_start(vm) == 0);
 	event = wait_event(vm);
@@ -172,7 +170,8 @@ static void a_device_answers_and_its_queue_is_kicked_in_the_kernel(void)
 				      .vcpus = 1,
 				      .memory_bytes = 1u << 20,
 				      .low_limit = 0x80000,
-				      .high_base = 4ull << 30};
+				      .high_base = 4ull << 30,
+				      .debug_port = 0xf4};
 	struct lv_rng_config rng = {
 	    .size = sizeof(rng), .gsi = 5, .base = 0x90000};
 	struct lv_device_stats stats;
@@ -184,7 +183,6 @@ static void a_device_answers_and_its_queue_is_kicked_in_the_kernel(void)
 	CHECK(lv_rng_add(vm, &rng) == -EEXIST);
 	rng.base = 0x1000; /* RAM */
 	CHECK(lv_rng_add(vm, &rng) == -EINVAL);
-	CHECK(lv_debug_add(vm, 0xf4) == 0);
 	load(vm, code, sizeof(code));
 	CHECK(lv_vm_start(vm) == 0);
 	event = wait_event(vm);
@@ -233,7 +231,6 @@ static void a_spinning_guest_is_stopped(uint32_t vcpus)
 	struct lv_vm *vm;
 
 	make(&vm, vcpus);
-	CHECK(lv_debug_add(vm, 0xf4) == 0);
 	load(vm, code, sizeof(code));
 	CHECK(lv_vm_start(vm) == 0);
 	event = wait_event(vm);
@@ -257,7 +254,6 @@ static void debug_flood_leaves_room_for_the_end(void)
 	uint32_t count = 0;
 
 	make(&vm, 1);
-	CHECK(lv_debug_add(vm, 0xf4) == 0);
 	load(vm, code, sizeof(code));
 	CHECK(lv_vm_start(vm) == 0);
 	/* The vCPU ends by itself; nobody reads until then. */
@@ -287,7 +283,7 @@ static void files_are_mapped_copy_on_write(void)
 	make(&vm, 1);
 	CHECK(lv_vm_region(vm, 0, &region) == 0);
 	CHECK(lv_vm_region(vm, 1, &region) == -ENOENT);
-	ram = (uint8_t *)(uintptr_t)region.hva;
+	ram = region.hva;
 	CHECK(lv_vm_map_file(vm, 0x10000, 4096, fd, 4096) == 0);
 	CHECK(memcmp(ram + 0x10000, "page", 4) == 0);
 	ram[0x10000] = 'P';
@@ -324,10 +320,13 @@ static void bad_arguments_are_refused(void)
 	bad = config;
 	bad.low_limit = 0xfff00000;
 	CHECK(lv_vm_create(&bad, &vm) == -EINVAL);
+	bad = config;
+	bad.power_port = 0x600; /* one value cannot mean both */
+	CHECK(lv_vm_create(&bad, &vm) == -EINVAL);
 	make(&vm, 1);
 	CHECK(lv_vcpu_call(vm, 0, LV_GET_REGS, regs, 143) == -EINVAL);
 	CHECK(lv_vcpu_call(vm, 1, LV_GET_REGS, regs, 144) == -EINVAL);
-	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS + 1, regs, 144) == -EINVAL);
+	CHECK(lv_vcpu_call(vm, 0, LV_TRANSLATE + 1, regs, 144) == -EINVAL);
 	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS, regs, 7) == -EINVAL);
 	CHECK(lv_vcpu_call(vm, 0, LV_SET_MSRS, regs, 8 + 16) == -EINVAL);
 	memset(regs, 0xff, 8); /* more entries than bytes */

@@ -167,7 +167,7 @@ static void queues_are_fixed_after_driver_ok(void)
 	reg_write(&w, 0x080, 0xdeadbee0);
 	reg_write(&w, 0x044, 0);
 	CHECK(w.device->queue[0].num == 16);
-	CHECK(w.device->queue[0].desc_addr == RING(0));
+	CHECK(w.device->queue[0].addr[0] == RING(0));
 	CHECK(reg_read(&w, 0x044) == 1);
 	CHECK(malformed(&w) == 3);
 	world_free(&w);
@@ -183,7 +183,7 @@ static void v4_2_2_2_a_ready_queue_is_not_reprogrammed(void)
 	reg_write(&w, 0x038, 8);
 	reg_write(&w, 0x0a0, 0);
 	CHECK(w.device->queue[0].num == 16);
-	CHECK(w.device->queue[0].used_addr == RING_USED(0));
+	CHECK(w.device->queue[0].addr[2] == RING_USED(0));
 	reg_write(&w, 0x044, 0);
 	reg_write(&w, 0x038, 8);
 	CHECK(w.device->queue[0].num == 8);
@@ -291,7 +291,7 @@ static void v2_4_reset_clears_everything(void)
 	CHECK(get_status(&w) == 0);
 	CHECK(reg_read(&w, 0x060) == 0);
 	CHECK(reg_read(&w, 0x044) == 0);
-	CHECK(w.device->queue[0].desc_addr == 0);
+	CHECK(w.device->queue[0].addr[0] == 0);
 	CHECK(w.device->driver_features == 0);
 	/* A late kick finds nothing to do. */
 	lv_device_kick(w.device, 0);

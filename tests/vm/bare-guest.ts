@@ -53,7 +53,8 @@ export async function runGuest(
     memoryBytes: options.memoryBytes ?? 16 * MIB,
     lowLimit: LAYOUT.lowLimit,
     highBase: LAYOUT.highBase,
-    pit: false,
+    power: { port: 0x600, powerOff: 0x34, reset: 1 },
+    debugPort: 0xf4,
   });
   try {
     const memory = new GuestMemory(vm.regions);
@@ -61,8 +62,6 @@ export async function runGuest(
     writeBootTables(memory);
     options.prepare?.(memory);
     vm.addSerial({ port: 0x3f8, gsi: 4, outFd: serialFd, outLimit: SERIAL_LIMIT_BYTES });
-    vm.addPower({ port: 0x600, powerOff: 0x34, reset: 1 });
-    vm.addDebug(0xf4);
     options.equip?.(vm);
     vm.setState(0, "regs", bootRegs(ENTRY));
     vm.setState(0, "sregs", bootSregs(vm.getState(0, "sregs")));

@@ -340,7 +340,7 @@ guestTest("a CPU that lacks what its template promises is refused, or boots with
 function hostCpuid(): CpuidEntry[] {
   const memoryBytes = 16 << 20;
   const { lowLimit, highBase } = LAYOUT;
-  const vm = Vm.create({ vcpus: 1, memoryBytes, lowLimit, highBase, pit: false });
+  const vm = Vm.create({ vcpus: 1, memoryBytes, lowLimit, highBase });
   try {
     return decodeCpuid(vm.supportedCpuid());
   } finally {

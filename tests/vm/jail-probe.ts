@@ -86,9 +86,7 @@ async function main(dir: string): Promise<void> {
 
 function confine(): void {
   const config = { vcpus: 1, memoryBytes: 1 << 20, lowLimit: 3 * 2 ** 30, highBase: 2 ** 32 };
-  Vm.create({ ...config, pit: false }, openShim(process.env["LEVERET_SHIM"])).confine(
-    makeFilters(),
-  );
+  Vm.create(config, openShim(process.env["LEVERET_SHIM"])).confine(makeFilters());
 }
 
 await main(process.argv[2] ?? "");

@@ -70,16 +70,50 @@ async function guestSays(name: string, script: string, change: Partial<VmmSpec>)
   return vmm.output().join("").slice(2);
 }
 
-/** Of a CPU and a board that are less than the real ones, not of the machine. */
+/** What a kernel says of a board without PCI, and of a lab's CPU and clock; no other line is right. */
 const EXPECTED_WARNINGS: readonly RegExp[] = [
-  /TSC doesn't count with P0 frequency!/,
-  /RDSEED32 is broken/,
-  /PCI: Fatal: No config space access function found/,
-  /PCI: System does not support PCI/,
+  /^TSC doesn't count with P0 frequency!$/,
+  /^RDSEED32 is broken/,
+  /^PCI: Fatal: No config space access function found$/,
+  /^PCI: System does not support PCI$/,
   /fail to initialize ptp_kvm/,
+  // Of a host that kept the vCPU waiting: a lab shares its one CPU with the rest of the tests.
+  /^clocksource: Long readout interval, skipping watchdog check: /,
+  /^hrtimer: interrupt took \d+ ns$/,
 ];
 
-const SIZES = [1, 2, 8].flatMap((cpus) => [128, 4_096].map((memoryMib) => ({ cpus, memoryMib })));
+/**
+ * The warnings without what an emulated SVM is to blame for, which QEMU's own microvm gets
+ * there line by line: TCG does not intercept XSETBV, so KVM believes a guest's XCR0 to be
+ * 1 and puts the size for that, 576 bytes, into leaf 0xd's EBX. The kernel adds up another,
+ * that of ECX, warns with a trace and all of leaf 0xd, and goes without XSAVE. Throws when
+ * the words are there for any other reason.
+ */
+function withoutXsaveOfTcg(lines: readonly string[]): string[] {
+  const at = lines.findIndex((line) => line.startsWith("XSAVE consistency problem: "));
+  if (at < 0) return [...lines];
+  const traceEnd = lines.findIndex((line, i) => i > at && line.startsWith("---[ end trace "));
+  const leaf = lines.slice(traceEnd + 1);
+  const rest = leaf.findIndex((line) => !line.startsWith("CPUID[0d, "));
+  const [, ebx, ecx] = /eax=\w+ ebx=(\w+) ecx=(\w+)/.exec(leaf[0] ?? "") ?? [];
+  expect(readFileSync("/proc/cpuinfo", "utf8")).toMatch(/^model name\s*: QEMU TCG CPU/m);
+  expect(lines[at - 1]).toMatch(/^-+\[ cut here \]-+$/);
+  expect(lines[at]).toBe(
+    `XSAVE consistency problem: size ${Number(`0x${ecx}`)} != kernel_size ${Number(`0x${ebx}`)}`,
+  );
+  expect([lines[at + 1], ebx]).toEqual([
+    expect.stringMatching(/^WARNING: CPU: 0 PID: 0 at \S+\/xstate\.c:\d+ fpu__init_system_xstate/),
+    "00000240",
+  ]);
+  expect(traceEnd - at).toBeLessThan(40);
+  return [...lines.slice(0, at - 1), ...(rest < 0 ? [] : leaf.slice(rest))];
+}
+
+const SIZES = [
+  { cpus: 1, memoryMib: 128 },
+  { cpus: 2, memoryMib: 4_096 },
+  { cpus: 8, memoryMib: 4_096 },
+];
 
 for (const { cpus, memoryMib } of SIZES)
   guestTest(`${cpus} vCPUs and ${memoryMib} MiB are all there`, async () => {
@@ -104,24 +138,27 @@ for (const { cpus, memoryMib } of SIZES)
     // Disk, vsock, entropy, balloon at the least.
     expect(lines.filter((line) => line === "bound").length).toBeGreaterThanOrEqual(4);
     expect(lines.filter((line) => line.startsWith("unbound"))).toEqual([]);
-    const warnings = lines.filter((line) => /^<[0-4]>/.test(line));
+    const warnings = [...said.matchAll(/^<[0-4]>\[[ \d.]+\] (.*)$/gm)].map(([, text = ""]) => text);
     const isExpected = (line: string): boolean => EXPECTED_WARNINGS.some((it) => it.test(line));
-    // Shown and not judged: kernels differ in what they warn of.
-    for (const line of warnings)
-      if (!isExpected(line)) process.stderr.write(`tests/vm/stock-kernel: ${line}\n`);
+    expect(withoutXsaveOfTcg(warnings).filter((line) => !isExpected(line))).toEqual([]);
   });
 
+const POWERED_OFF = "The guest powered off before its process ended";
+const RESET = "The guest reset itself or crashed";
+
+// With -f the kernel goes down, which resets its devices first; without it is asked of init.
 for (const [command, message] of [
-  ["poweroff -f", "The guest powered off before its process ended"],
-  ["reboot -f", "The guest reset itself or crashed"],
+  ["poweroff", POWERED_OFF],
+  ["poweroff -f", POWERED_OFF],
+  ["reboot", RESET],
+  ["reboot -f", RESET],
 ] as const)
   guestTest(`${command} in the guest ends the machine`, async () => {
-    await using vmm = startGuest(command.replace(" ", ""), command, {});
+    await using vmm = startGuest(command.replace(" ", ""), `echo last words; ${command}`, {});
     const { status } = await vmm.ended();
     expect(status).toMatchObject({ phase: "ended", reason: "GUEST_FAULT" });
-    // A kernel that goes down resets its devices first: the channel's end may come before.
-    const closed = "The guest's init closed its channel before its process ended";
-    expect([message, closed].some((it) => status.message?.startsWith(it))).toBe(true);
+    expect(status.message).toStartWith(message);
+    expect(vmm.output().join("")).toContain("last words");
   });
 
 guestTest("the baseline template shows what every host has, and nothing else", async () => {

@@ -8,12 +8,14 @@ import { LvError } from "../proto/errors.ts";
 import type { ReplicaId } from "../proto/ids.ts";
 import type { Database } from "./db/index.ts";
 import { leaveReplica } from "./db/queries/replicas.ts";
+import { Acks } from "./hub/acks.ts";
 import { Attachments } from "./hub/attach.ts";
 import { Heartbeats } from "./hub/heartbeats.ts";
 import { closeRevoked } from "./hub/hosts-admin.ts";
 import { Outbox } from "./hub/outbox.ts";
 import { ProgressBoard } from "./hub/progress.ts";
 import { Registry } from "./hub/registry.ts";
+import { Results } from "./hub/results.ts";
 import type { HubParts } from "./hub/service.ts";
 import type { Authority } from "./ops/authority.ts";
 import { Changes } from "./ops/changes.ts";
@@ -95,6 +97,8 @@ export function composePlane(options: PlaneOptions): Plane {
     attachments: new Attachments(registry, options.sessionOpenTimeoutMs),
     progress: new ProgressBoard(),
     heartbeats: new Heartbeats(deps, replicaId),
+    acks: new Acks(deps),
+    results: new Results(deps),
     authority: options.authority ?? null,
   };
   const lostAfterS = options.lostAfterS ?? LOST_AFTER_S;
@@ -142,6 +146,11 @@ export function composePlane(options: PlaneOptions): Plane {
       },
       { name: "lease", ms: RENEW_MS, work: () => replica.renew() },
       { name: "sweep", ms: RENEW_MS, work: () => replica.sweep() },
+      {
+        name: "acks",
+        ms: options.outboxPollMs ?? OUTBOX_POLL_MS,
+        work: () => parts.acks.flush(),
+      },
       {
         name: "outbox",
         ms: options.outboxPollMs ?? OUTBOX_POLL_MS,

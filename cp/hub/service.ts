@@ -6,11 +6,13 @@ import type { Authority } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
 import { enroll } from "../ops/enroll.ts";
 import type { Attachments } from "./attach.ts";
+import type { Acks } from "./acks.ts";
 import type { Heartbeats } from "./heartbeats.ts";
 import type { Outbox } from "./outbox.ts";
 import { callerKey, requirePeer } from "./peer.ts";
 import type { ProgressBoard } from "./progress.ts";
 import type { Registry } from "./registry.ts";
+import type { Results } from "./results.ts";
 
 export type HubParts = {
   deps: Deps;
@@ -20,6 +22,8 @@ export type HubParts = {
   attachments: Attachments;
   progress: ProgressBoard;
   heartbeats: Heartbeats;
+  acks: Acks;
+  results: Results;
   /** Issues hosts' certificates; null = a plain link on loopback. */
   authority: Authority | null;
 };

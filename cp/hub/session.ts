@@ -25,15 +25,15 @@ import {
 } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { ImageJobId } from "../../proto/ids.ts";
 import { fromDatabase } from "../db/index.ts";
-import { markAcked } from "../db/queries/ops.ts";
 import type { Peer } from "../ops/authority.ts";
 import type { Deps } from "../ops/deps.ts";
 import { storeImages } from "../ops/images.ts";
 import { destroyStray } from "../ops/reconcile.ts";
 import { storeReport, type Origin } from "../ops/report.ts";
-import { storeResult } from "../ops/result.ts";
+import type { Acks } from "./acks.ts";
 import type { Heartbeats } from "./heartbeats.ts";
 import type { ProgressBoard } from "./progress.ts";
+import type { Results } from "./results.ts";
 import { imagesFromWire, reportFromWire, resultFromWire } from "./wire.ts";
 
 type Payload = HubFrame["frame"];
@@ -56,7 +56,13 @@ export type Down = {
   abort(): void;
 };
 
-type Parts = { deps: Deps; progress: ProgressBoard; heartbeats: Heartbeats };
+type Parts = {
+  deps: Deps;
+  progress: ProgressBoard;
+  heartbeats: Heartbeats;
+  acks: Acks;
+  results: Results;
+};
 
 export class HubSession {
   readonly origin: Origin;
@@ -219,17 +225,13 @@ export class HubSession {
   }
 
   async #handle(message: AgentFrame): Promise<void> {
-    const { database, log } = this.#deps;
-    const { hostId } = this.origin;
+    const { log } = this.#deps;
     const { frame } = message;
     switch (frame.case) {
       case "heartbeat":
         return this.#beat();
       case "ack":
-        // Not waited for: an Ack that is lost costs one repeated send.
-        markAcked(database.relaxed, frame.value.opId, hostId).catch((error: unknown) =>
-          log.debug({ ...this.origin, err: error }, "cannot note an Ack"),
-        );
+        this.#parts.acks.note(frame.value.opId, this);
         return;
       case "status": {
         const report = reportFromWire(frame.value);
@@ -241,10 +243,11 @@ export class HubSession {
         return;
       }
       case "result":
-        if (!(await storeResult(this.#deps, this.origin, resultFromWire(frame.value)))) {
+        if (!(await this.#parts.results.store(this.origin, resultFromWire(frame.value)))) {
           this.close();
           return;
         }
+        this.#parts.acks.forget(frame.value.opId, this);
         if (ImageJobId.is(frame.value.machineId))
           this.#parts.progress.forget(frame.value.machineId);
         this.send({

@@ -8,7 +8,13 @@ import type { Bugs } from "./world.ts";
 export const PLANTS: Readonly<Record<string, Bugs>> = {
   /** Writes on behalf of a stream count whatever its epoch. */
   epoch: {
-    sql: (sql) => sql.replaceAll(/"hosts"\."epoch" = (\$\d+)/g, "$1 is not null"),
+    sql: (sql) =>
+      sql
+        .replaceAll(/"hosts"\."epoch" = (\$\d+)/g, "$1 is not null")
+        .replaceAll(
+          /\("hosts"\."id" \|\| ' ' \|\| "hosts"\."epoch"\) = any\((\$\d+)::text\[\]\)/g,
+          "$1 is not null",
+        ),
   },
   /** The retry of a request is another request. */
   idempotency: {

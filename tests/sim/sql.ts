@@ -210,6 +210,8 @@ function portable(sql: string): string {
   return sql
     .replaceAll(/::\w+(\[\])?/g, "")
     .replaceAll("pg_current_xact_id()", "@serial(xid)")
+    .replace(/^set local .*/, "select 1 where false")
+    .replaceAll(/ = any\((\$\d+)\)/g, " in (select value from json_each($1))")
     .replace(/ for (no key )?(update|share)( of "\w+")?( skip locked| nowait)?$/, "")
     .replaceAll(
       /(now\(\)|"\w+"(?:\."\w+")?) ([+-]) make_interval\(secs => ([^()]+)\)/g,

@@ -5,7 +5,7 @@ import type { Machine, MachineEventBody } from "../../proto/rest.ts";
 import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
-import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
+import { call, createMachine, machineOf, startPlane, untilAcked, untilState } from "./kit/plane.ts";
 
 setDefaultTimeout(30_000);
 
@@ -52,6 +52,7 @@ test("an op that was acked is not sent again, and its late Result counts", async
   first.status(machine.id, status);
   first.result({ ...op, opId: "op_marker" });
   await until("what was sent to be handled", () => first.acked().includes("op_marker"));
+  await untilAcked(plane, op.opId);
   await first.drop();
   await untilState(plane, machine.id, "unknown");
 

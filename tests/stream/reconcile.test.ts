@@ -6,7 +6,7 @@ import type { Machine } from "../../proto/rest.ts";
 import type { ControlPlane } from "../../cp/server.ts";
 import { until } from "../kit/until.ts";
 import { FakeAgent } from "./kit/fake-agent.ts";
-import { call, createMachine, machineOf, startPlane, untilState } from "./kit/plane.ts";
+import { call, createMachine, machineOf, startPlane, untilAcked, untilState } from "./kit/plane.ts";
 
 setDefaultTimeout(30_000);
 
@@ -120,8 +120,7 @@ test("an acked op that the host has forgotten is sent again", async () => {
   const machine = await createMachine(plane);
   const op = await first.op(1);
   first.ack(op);
-  first.result({ ...op, opId: "op_marker" });
-  await until("the ack to be handled", () => first.acked().includes("op_marker"));
+  await untilAcked(plane, op.opId);
   await first.drop();
   await using second = await FakeAgent.connect(plane.grpcAddr, { hostId });
   expect((await second.op(1)).opId).toBe(op.opId);

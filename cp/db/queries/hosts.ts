@@ -16,6 +16,7 @@ import {
 import type { Db } from "../index.ts";
 import { hosts, type HostRow } from "../schema/hosts.ts";
 import { placements } from "../schema/placements.ts";
+import { onePairOf } from "./lists.ts";
 
 export type Registration = Pick<
   HostRow,
@@ -160,6 +161,19 @@ export async function ownsEpoch(tx: Db, hostId: string, epoch: number): Promise<
     .from(hosts)
     .where(and(eq(hosts.id, hostId), eq(hosts.epoch, epoch)));
   return rows.length > 0;
+}
+
+/** Like ownsEpoch: those hosts whose epoch is the newest. */
+export async function ownedOf(
+  tx: Db,
+  origins: { hostId: string; epoch: number }[],
+): Promise<Set<string>> {
+  const pairs = origins.map(({ hostId, epoch }) => [hostId, epoch] as const);
+  const rows = await tx
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(onePairOf([hosts.id, hosts.epoch], pairs));
+  return new Set(rows.map((row) => row.id));
 }
 
 export function listHosts(tx: Db): Promise<HostRow[]> {

@@ -20,6 +20,7 @@ import { hosts } from "../schema/hosts.ts";
 import { machines, type MachineRow } from "../schema/machines.ts";
 import { ops } from "../schema/ops.ts";
 import { connected } from "./hosts.ts";
+import { oneOf } from "./lists.ts";
 
 export type NewMachine = typeof machines.$inferInsert;
 export type MachineChange = Partial<
@@ -41,6 +42,16 @@ export async function insertMachine(tx: Db, machine: NewMachine): Promise<Machin
 export async function lockMachine(tx: Db, id: string): Promise<MachineRow | undefined> {
   const [row] = await tx.select().from(machines).where(eq(machines.id, id)).for("update");
   return row;
+}
+
+/** Locks the rows until the transaction ends, in one order for all. */
+export function lockMachines(tx: Db, ids: string[]): Promise<MachineRow[]> {
+  return tx
+    .select()
+    .from(machines)
+    .where(oneOf(machines.id, ids))
+    .orderBy(asc(machines.id))
+    .for("update");
 }
 
 export async function getMachine(tx: Db, id: string): Promise<MachineRow | undefined> {

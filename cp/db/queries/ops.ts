@@ -1,8 +1,9 @@
-import { and, asc, count, eq, exists, inArray, lt, ne, or, sql } from "drizzle-orm";
+import { and, asc, count, eq, exists, inArray, lt, ne, or, type SQL, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
 import { machines, type MachineRow } from "../schema/machines.ts";
 import { ops, type OpCommand, type OpRow, type OpState } from "../schema/ops.ts";
+import { oneOf, onePairOf } from "./lists.ts";
 
 const OPEN: OpState[] = ["pending", "sent", "acked"];
 
@@ -27,37 +28,40 @@ export async function insertOp(tx: Db, op: NewOp): Promise<void> {
   await tx.insert(ops).values(op);
 }
 
+/** Of an op and its machine, what its sending takes; `epoch` is the host's. */
 export type Outgoing = {
-  op: OpRow;
-  machine: MachineRow | null;
-  /** The host's. */
+  op: Pick<OpRow, "id" | "machineId" | "hostId" | "generation" | "command">;
+  machine: Pick<MachineRow, "name" | "config" | "projectId"> | null;
   epoch: number;
 };
+
+/** In the index's own words: a statement that is kept is planned without its parameters. */
+const INDEXED = sql`${ops.state} in ('pending', 'sent', 'acked')`;
+
+const toBeSent = or(
+  eq(ops.state, "pending"),
+  and(eq(ops.state, "sent"), ne(ops.sentEpoch, hosts.epoch)),
+);
 
 /**
  * What hosts have to be sent: never sent, or sent under an earlier epoch and not
  * known to be journalled. Oldest first.
  */
 export async function findOutgoing(tx: Db, hostIds: string[], limit: number): Promise<Outgoing[]> {
+  const { id, machineId, hostId, generation, command } = ops;
+  const { name, config, projectId } = machines;
   return tx
-    .select({ op: ops, machine: machines, epoch: hosts.epoch })
+    .select({
+      op: { id, machineId, hostId, generation, command },
+      machine: { name, config, projectId },
+      epoch: hosts.epoch,
+    })
     .from(ops)
     .innerJoin(hosts, eq(hosts.id, ops.hostId))
     .leftJoin(machines, eq(machines.id, ops.machineId))
-    .where(
-      and(
-        inArray(ops.hostId, rounded(hostIds)),
-        or(eq(ops.state, "pending"), and(eq(ops.state, "sent"), ne(ops.sentEpoch, hosts.epoch))),
-      ),
-    )
+    .where(and(oneOf(ops.hostId, hostIds), INDEXED, toBeSent))
     .orderBy(asc(ops.sequence))
     .limit(limit);
-}
-
-/** Filled up to a power of two: each length is another statement to keep. */
-function rounded(ids: string[]): string[] {
-  const length = 2 ** Math.ceil(Math.log2(Math.max(ids.length, 1)));
-  return [...ids, ...Array.from({ length: length - ids.length }, () => ids[0] ?? "")];
 }
 
 /** Of hosts of this epoch. Where it has passed nothing happens: what was sent went nowhere. */
@@ -73,16 +77,24 @@ export async function markSent(
   await tx
     .update(ops)
     .set({ state: "sent", sentEpoch: epoch, attempts: sql`${ops.attempts} + 1`, withLogin })
-    .where(
-      and(inArray(ops.id, rounded(opIds)), inArray(ops.state, ["pending", "sent"]), exists(newest)),
-    );
+    .where(and(oneOf(ops.id, opIds), inArray(ops.state, ["pending", "sent"]), exists(newest)));
 }
 
-export async function markAcked(tx: Db, opId: string, hostId: string): Promise<void> {
+export type OpOfHost = { opId: string; hostId: string };
+
+/** What hosts say they have journalled. */
+export async function markAcked(tx: Db, acks: OpOfHost[]): Promise<void> {
   await tx
     .update(ops)
     .set({ state: "acked" })
-    .where(and(eq(ops.id, opId), eq(ops.hostId, hostId), inArray(ops.state, ["pending", "sent"])));
+    .where(and(pairsOf(acks), inArray(ops.state, ["pending", "sent"])));
+}
+
+function pairsOf(list: OpOfHost[]): SQL {
+  return onePairOf(
+    [ops.id, ops.hostId],
+    list.map(({ opId, hostId }) => [opId, hostId] as const),
+  );
 }
 
 /** The open op of that id, or undefined when it is closed already (a repeated Result). */
@@ -109,6 +121,19 @@ export async function finishOp(
   return row;
 }
 
+/** Of ops, what their end is judged by. */
+export type EndedOp = Pick<OpRow, "id" | "machineId" | "hostId" | "generation" | "command">;
+
+/** Like finishOp, of ops that are done; those that are closed already are left out. */
+export function finishDone(tx: Db, list: OpOfHost[]): Promise<EndedOp[]> {
+  const { id, machineId, hostId, generation, command } = ops;
+  return tx
+    .update(ops)
+    .set({ state: "done", errorReason: null, errorMessage: null, finishedAt: sql`now()` })
+    .where(and(pairsOf(list), inArray(ops.state, OPEN)))
+    .returning({ id, machineId, hostId, generation, command });
+}
+
 export async function hasOpenOp(tx: Db, machineId: string, hostId: string): Promise<boolean> {
   const rows = await tx
     .select({ id: ops.id })
@@ -124,12 +149,7 @@ export async function hostsWithPending(tx: Db, replicaId: string): Promise<strin
     .selectDistinct({ hostId: ops.hostId })
     .from(ops)
     .innerJoin(hosts, eq(hosts.id, ops.hostId))
-    .where(
-      and(
-        eq(hosts.ownerReplica, replicaId),
-        or(eq(ops.state, "pending"), and(eq(ops.state, "sent"), ne(ops.sentEpoch, hosts.epoch))),
-      ),
-    );
+    .where(and(eq(hosts.ownerReplica, replicaId), INDEXED, toBeSent));
   return rows.map((row) => row.hostId);
 }
 

@@ -6,6 +6,7 @@ import { and, eq, gte, isNull, sql } from "drizzle-orm";
 import type { Db } from "../index.ts";
 import { hosts } from "../schema/hosts.ts";
 import { placements, type PlacementRow } from "../schema/placements.ts";
+import { oneOf } from "./lists.ts";
 
 export type Need = { cpus: number; memoryMib: number; diskMib: number };
 
@@ -43,6 +44,10 @@ export async function insertPlacement(tx: Db, placement: PlacementRow): Promise<
 export async function getPlacement(tx: Db, machineId: string): Promise<PlacementRow | undefined> {
   const [row] = await tx.select().from(placements).where(eq(placements.machineId, machineId));
   return row;
+}
+
+export function getPlacements(tx: Db, machineIds: string[]): Promise<PlacementRow[]> {
+  return tx.select().from(placements).where(oneOf(placements.machineId, machineIds));
 }
 
 /** Adds (or, negative, gives back) without a guard: for what a host says already runs. */

@@ -1,4 +1,5 @@
 /** A control plane on a database of its own, on free ports, with short periods. */
+import { sql } from "drizzle-orm";
 import { silentLog } from "../../../lib/log.ts";
 import type { Machine } from "../../../proto/rest.ts";
 import { startControlPlane, type ControlPlane, type Overrides } from "../../../cp/server.ts";
@@ -62,6 +63,16 @@ export function untilState(
   return until(`${id} to be ${state}`, async () => {
     const machine = await machineOf(plane, id);
     return machine.state === state ? machine : null;
+  });
+}
+
+/** Waits until it is written that the op's host has journalled it. */
+export async function untilAcked(plane: ControlPlane, opId: string): Promise<void> {
+  await until(`the Ack of ${opId} to be written`, async () => {
+    const rows = await plane.deps.database.db.execute(
+      sql`select 1 from ops where id = ${opId} and state = 'acked'`,
+    );
+    return rows.length === 1;
   });
 }
 

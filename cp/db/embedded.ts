@@ -95,6 +95,8 @@ function serverArguments(data: string, socketDir: string): string[] {
     wal_level: "minimal",
     max_wal_senders: "0",
     jit: "off",
+    // A control plane that stands still in mid-transaction keeps its locks no longer.
+    idle_in_transaction_session_timeout: "10s",
     logging_collector: "off",
     log_timezone: "UTC",
     timezone: "UTC",

@@ -224,7 +224,7 @@ export function violatedConstraint(error: unknown): string | undefined {
   return undefined;
 }
 
-const GONE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|ENOENT|EPIPE|ETIMEDOUT|08|57P0|53300)/;
+const GONE = /^(CONNECTION_|CONNECT_TIMEOUT|ECONN|ENOENT|EPIPE|ETIMEDOUT|08|57P0|25P03|53300)/;
 
 /** LvErrors pass; a server that is away is DATABASE_UNAVAILABLE, one without room DISK_FULL. */
 export function fromDatabase(error: unknown): unknown {

@@ -154,7 +154,7 @@ export function touchHosts(
     .returning({ id: hosts.id, epoch: hosts.epoch });
 }
 
-/** True while this epoch is the host's newest; holds it so until the transaction ends. */
+/** True while this epoch is the host's newest. A newer one may come right after: reports are ordered by the machine's row. */
 export async function ownsEpoch(tx: Db, hostId: string, epoch: number): Promise<boolean> {
   const rows = await tx
     .select({ id: hosts.id })

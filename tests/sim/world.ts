@@ -73,6 +73,8 @@ class Life implements Disposable {
   readonly #network: Network;
   readonly #agents: SimAgent[] = [];
   readonly #promised = new Map<string, Promised>();
+  /** Idempotency keys given out. */
+  #keys = 0;
   readonly #planes: SimPlane[] = [];
   #begun = 0;
   #checkedWrites = -1;
@@ -243,7 +245,8 @@ class Life implements Disposable {
 
   /** With an idempotency key, asked again until it is answered. */
   async #create(): Promise<void> {
-    const key = `key-${this.#promised.size}-${this.#scheduler.now}`;
+    this.#keys += 1;
+    const key = `key-${this.#keys}`;
     const cmd = this.#random.chance(0.15) ? ["exit"] : ["idle"];
     const config = MachineConfig.parse({
       image: "busybox",

@@ -1,5 +1,5 @@
 /** Memory that goes back to the host on real Linux (see dev-kernel.test.ts). */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { VmmMetrics, VmmReply } from "../../proto/vmm.ts";
@@ -11,15 +11,9 @@ import {
   writeBusyboxImage,
   writePlainInitrd,
 } from "./kit.ts";
+import { linuxGuests } from "./linux-guests.ts";
 
-const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
-const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs"];
-const missing =
-  kernelPath === ""
-    ? "LEVERET_DEV_KERNEL is not set"
-    : (needed.find((path) => !existsSync(path)) ?? "");
-if (missing !== "") process.stderr.write(`tests/vm/balloon: skipped: ${missing}\n`);
-const guestTest = test.skipIf(missing !== "");
+const { kernelPath, missing, guestTest } = linuxGuests("balloon");
 
 const MIB = 2 ** 20;
 

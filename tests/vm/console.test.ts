@@ -1,6 +1,6 @@
 /** hvc0, the console that costs no exit a byte, on real Linux (see dev-kernel.test.ts). */
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { afterAll, beforeAll, expect } from "bun:test";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CONSOLE_LIMIT_BYTES } from "../../agent/vmm/machine.ts";
 import { VMM_FILES, type VmmMetrics } from "../../proto/vmm.ts";
@@ -12,15 +12,9 @@ import {
   writeBusyboxImage,
   writePlainInitrd,
 } from "./kit.ts";
+import { linuxGuests } from "./linux-guests.ts";
 
-const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
-const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs"];
-const missing =
-  kernelPath === ""
-    ? "LEVERET_DEV_KERNEL is not set"
-    : (needed.find((path) => !existsSync(path)) ?? "");
-if (missing !== "") process.stderr.write(`tests/vm/console: skipped: ${missing}\n`);
-const guestTest = test.skipIf(missing !== "");
+const { kernelPath, missing, guestTest } = linuxGuests("console");
 
 const temporary = new TemporaryDirectory();
 let rootfs = "";

@@ -1,6 +1,6 @@
 /** A writable disk on real Linux (see dev-kernel.test.ts): what is on it, and what it costs the host. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { VmmSpec } from "../../proto/vmm.ts";
 import { cacheDir } from "../../cli/paths.ts";
@@ -12,15 +12,9 @@ import {
   writeBusyboxImage,
   writePlainInitrd,
 } from "./kit.ts";
+import { linuxGuests } from "./linux-guests.ts";
 
-const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
-const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs"];
-const missing =
-  kernelPath === ""
-    ? "LEVERET_DEV_KERNEL is not set"
-    : (needed.find((path) => !existsSync(path)) ?? "");
-if (missing !== "") process.stderr.write(`tests/vm/disk: skipped: ${missing}\n`);
-const guestTest = test.skipIf(missing !== "");
+const { kernelPath, missing, guestTest } = linuxGuests("disk");
 
 const MIB = 2 ** 20;
 

@@ -27,15 +27,9 @@ import {
   writeBusyboxImage,
   writePlainInitrd,
 } from "./kit.ts";
+import { linuxGuests } from "./linux-guests.ts";
 
-const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
-const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs", "/usr/bin/passt"];
-const missing =
-  kernelPath === ""
-    ? "LEVERET_DEV_KERNEL is not set"
-    : (needed.find((path) => !existsSync(path)) ?? "");
-if (missing !== "") process.stderr.write(`tests/vm/network: skipped: ${missing}\n`);
-const guestTest = test.skipIf(missing !== "");
+const { kernelPath, missing, guestTest } = linuxGuests("network", ["/usr/bin/passt"]);
 const tapMissing = process.getuid?.() !== 0 || !existsSync("/dev/net/tun");
 const tapTest = test.skipIf(missing !== "" || tapMissing);
 

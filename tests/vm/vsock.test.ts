@@ -1,6 +1,5 @@
 /** Blobs both ways over many vsock connections at once, on real Linux (see dev-kernel.test.ts). */
-import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync } from "node:fs";
+import { afterAll, beforeAll, expect } from "bun:test";
 import { join } from "node:path";
 import { VMM_FILES } from "../../proto/vmm.ts";
 import {
@@ -10,15 +9,9 @@ import {
   writePlainInitrd,
   writeProgramImage,
 } from "./kit.ts";
+import { linuxGuests } from "./linux-guests.ts";
 
-const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
-const needed = ["/dev/kvm", "/usr/bin/gcc", "/usr/bin/mksquashfs"];
-const missing =
-  kernelPath === ""
-    ? "LEVERET_DEV_KERNEL is not set"
-    : (needed.find((path) => !existsSync(path)) ?? "");
-if (missing !== "") process.stderr.write(`tests/vm/vsock: skipped: ${missing}\n`);
-const guestTest = test.skipIf(missing !== "");
+const { kernelPath, missing, guestTest } = linuxGuests("vsock", ["/usr/bin/gcc"]);
 
 const WORKERS = 50;
 const PORT = 7_000;

@@ -17,6 +17,7 @@ import { createContext, type Context, type ContextOverrides } from "./context.ts
 import { clusterSecret } from "./db/queries/replicas.ts";
 import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
+import { Owners } from "./hub/owners.ts";
 import { RoutedLogs } from "./hub/routed-logs.ts";
 import { RoutedMetrics } from "./hub/routed-metrics.ts";
 import { RoutedUploads } from "./hub/routed-uploads.ts";
@@ -101,16 +102,17 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   );
   starting.defer(() => drainHub(parts, context));
   const uploads = new HubUploads(attachments);
+  const owners = new Owners(deps, registry, { id: replicaId, secret });
   const app = createApp(
     {
       ...deps,
-      logs: new RoutedLogs(deps, registry, attachments, { id: replicaId, secret }),
-      metrics: new RoutedMetrics(deps, registry, attachments, { id: replicaId, secret }),
+      logs: new RoutedLogs(owners, attachments),
+      metrics: new RoutedMetrics(owners, attachments),
       internal: { secret, logs: attachments, metrics: attachments, uploads },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       secretKey,
-      uploads: new RoutedUploads(deps, registry, uploads, { id: replicaId, secret }),
+      uploads: new RoutedUploads(owners, uploads),
       secrets,
       shutdown: shutdown.signal,
     },

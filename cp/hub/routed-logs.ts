@@ -5,10 +5,8 @@
  */
 import { z } from "zod";
 import { LvError, isReason } from "../../proto/errors.ts";
-import { findOwner } from "../db/queries/replicas.ts";
-import type { Deps } from "../ops/deps.ts";
 import type { LogPiece, LogSource } from "../ops/follow-logs.ts";
-import type { Registry } from "./registry.ts";
+import type { Owners } from "./owners.ts";
 
 export const LOGS_PATH = "/internal/logs";
 
@@ -34,32 +32,18 @@ const Line = z.union([
 type Request = Parameters<LogSource["openLogs"]>[1];
 
 export class RoutedLogs implements LogSource {
-  readonly #deps: Deps;
-  readonly #registry: Registry;
+  readonly #owners: Owners;
   readonly #local: LogSource;
-  readonly #replica: { id: string; secret: string };
 
-  constructor(
-    deps: Deps,
-    registry: Registry,
-    local: LogSource,
-    replica: { id: string; secret: string },
-  ) {
-    this.#deps = deps;
-    this.#registry = registry;
+  constructor(owners: Owners, local: LogSource) {
+    this.#owners = owners;
     this.#local = local;
-    this.#replica = replica;
   }
 
   async *openLogs(hostId: string, request: Request, signal: AbortSignal): AsyncGenerator<LogPiece> {
-    if (this.#registry.get(hostId) === undefined) {
-      const owner = await findOwner(this.#deps.database.db, hostId);
-      if (owner !== null && owner.id !== this.#replica.id) {
-        yield* this.#ask(owner.url, hostId, request, signal);
-        return;
-      }
-    }
-    yield* this.#local.openLogs(hostId, request, signal);
+    const url = await this.#owners.elsewhere(hostId);
+    if (url === null) yield* this.#local.openLogs(hostId, request, signal);
+    else yield* this.#ask(url, hostId, request, signal);
   }
 
   async *#ask(
@@ -76,7 +60,7 @@ export class RoutedLogs implements LogSource {
     });
     try {
       const response = await fetch(`${url}${LOGS_PATH}?${query.toString()}`, {
-        headers: { authorization: `Bearer ${this.#replica.secret}` },
+        headers: { authorization: `Bearer ${this.#owners.secret}` },
         signal,
       });
       if (!response.ok || response.body === null)

@@ -4,10 +4,8 @@
  */
 import { z } from "zod";
 import { LvError, isReason } from "../../proto/errors.ts";
-import { findOwner } from "../db/queries/replicas.ts";
-import type { Deps } from "../ops/deps.ts";
 import { type MetricsSource, Reading } from "../ops/machine-metrics.ts";
-import type { Registry } from "./registry.ts";
+import type { Owners } from "./owners.ts";
 
 export const METRICS_PATH = "/internal/metrics";
 
@@ -22,30 +20,19 @@ const Answer = z.union([
 ]);
 
 export class RoutedMetrics implements MetricsSource {
-  readonly #deps: Deps;
-  readonly #registry: Registry;
+  readonly #owners: Owners;
   readonly #local: MetricsSource;
-  readonly #replica: { id: string; secret: string };
 
-  constructor(
-    deps: Deps,
-    registry: Registry,
-    local: MetricsSource,
-    replica: { id: string; secret: string },
-  ) {
-    this.#deps = deps;
-    this.#registry = registry;
+  constructor(owners: Owners, local: MetricsSource) {
+    this.#owners = owners;
     this.#local = local;
-    this.#replica = replica;
   }
 
   async readMetrics(hostId: string, machineId: string, signal: AbortSignal): Promise<Reading> {
-    if (this.#registry.get(hostId) === undefined) {
-      const owner = await findOwner(this.#deps.database.db, hostId);
-      if (owner !== null && owner.id !== this.#replica.id)
-        return this.#ask(owner.url, { host: hostId, machine: machineId }, signal);
-    }
-    return this.#local.readMetrics(hostId, machineId, signal);
+    const url = await this.#owners.elsewhere(hostId);
+    return url === null
+      ? this.#local.readMetrics(hostId, machineId, signal)
+      : this.#ask(url, { host: hostId, machine: machineId }, signal);
   }
 
   async #ask(
@@ -58,7 +45,7 @@ export class RoutedMetrics implements MetricsSource {
       const response = await fetch(
         `${url}${METRICS_PATH}?${new URLSearchParams(query).toString()}`,
         {
-          headers: { authorization: `Bearer ${this.#replica.secret}` },
+          headers: { authorization: `Bearer ${this.#owners.secret}` },
           signal,
         },
       );

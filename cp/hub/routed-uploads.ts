@@ -4,10 +4,8 @@
  */
 import { z } from "zod";
 import { LvError, isReason } from "../../proto/errors.ts";
-import { findOwner } from "../db/queries/replicas.ts";
-import type { Deps } from "../ops/deps.ts";
 import type { Loaded, Upload, Uploads } from "../ops/load-image.ts";
-import type { Registry } from "./registry.ts";
+import type { Owners } from "./owners.ts";
 
 export const UPLOAD_PATH = "/internal/load";
 
@@ -24,33 +22,19 @@ const Answer = z.union([
 ]);
 
 export class RoutedUploads implements Uploads {
-  readonly #deps: Deps;
-  readonly #registry: Registry;
+  readonly #owners: Owners;
   readonly #local: Uploads;
-  readonly #replica: { id: string; secret: string };
 
-  constructor(
-    deps: Deps,
-    registry: Registry,
-    local: Uploads,
-    replica: { id: string; secret: string },
-  ) {
-    this.#deps = deps;
-    this.#registry = registry;
+  constructor(owners: Owners, local: Uploads) {
+    this.#owners = owners;
     this.#local = local;
-    this.#replica = replica;
   }
 
   async open(hostId: string, tag: string, signal: AbortSignal): Promise<Upload> {
-    if (this.#registry.get(hostId) === undefined) {
-      const owner = await findOwner(this.#deps.database.db, hostId);
-      if (owner !== null && owner.id !== this.#replica.id) {
-        const query = new URLSearchParams({ host: hostId, tag });
-        const url = `${owner.url}${UPLOAD_PATH}?${query.toString()}`;
-        return new RemoteUpload(url, this.#replica.secret, signal);
-      }
-    }
-    return await this.#local.open(hostId, tag, signal);
+    const owner = await this.#owners.elsewhere(hostId);
+    if (owner === null) return await this.#local.open(hostId, tag, signal);
+    const url = `${owner}${UPLOAD_PATH}?${new URLSearchParams({ host: hostId, tag }).toString()}`;
+    return new RemoteUpload(url, this.#owners.secret, signal);
   }
 }
 

@@ -1,23 +1,8 @@
 /* The block device, virtio 1.2, 5.2; each test with an io_uring and without. */
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
 
-#include "lv_test.h"
-
-#define SECTORS	      64u
-#define HEADER	      DATA
-#define BUFFER	      (DATA + 0x1000)
-#define STATUS	      (DATA + 0x10000)
-#define STATUS_OK     0
-#define STATUS_IOERR  1
-#define STATUS_UNSUPP 2
-#define UNTOUCHED     0x77
-
-struct disk {
-	struct world w;
-	int fd;
-};
+#include "blk_kit.h"
 
 static uint32_t without_ring; /* LV_BLK_NO_URING or 0 */
 
@@ -48,30 +33,6 @@ static void start(struct disk *d, uint32_t flags, uint64_t tail)
 	world_init(&d->w);
 	CHECK(lv_blk_new(&config, &d->w.mem, &d->w.events, &d->w.device) == 0);
 	driver_ok(&d->w, 0);
-}
-
-static void stop(struct disk *d)
-{
-	CHECK(get_status(&d->w) == 15);
-	world_free(&d->w);
-	(void)close(d->fd);
-}
-
-/* Serves a queue, and has what the ring took come back. */
-static void serve(struct disk *d, uint32_t queue)
-{
-	lv_device_kick(d->w.device, queue);
-	lv_device_hold(d->w.device);
-	CHECK(pthread_mutex_unlock(&d->w.device->lock) == 0);
-}
-
-static void put_header(struct disk *d, uint32_t type, uint64_t sector)
-{
-	uint32_t head[2] = {type, 0};
-
-	memcpy(at(&d->w, HEADER), head, 8);
-	memcpy(at(&d->w, HEADER + 8), &sector, 8);
-	*at(&d->w, STATUS) = UNTOUCHED;
 }
 
 /* Runs one chain; returns the status byte, used.len in *len. */

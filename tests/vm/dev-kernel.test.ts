@@ -2,7 +2,7 @@
  * Real Linux on /dev/kvm, whatever KVM it is: runs when LEVERET_DEV_KERNEL names a
  * vmlinux with its drivers built in. The lab runs the same cases on Debian's kernel.
  */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect } from "bun:test";
 import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { missingForBaseline } from "../../agent/vmm/cpu-baseline.ts";
@@ -25,14 +25,9 @@ import {
   writeBusyboxImage,
   writePlainInitrd,
 } from "./kit.ts";
+import { linuxGuests } from "./linux-guests.ts";
 
-const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
-const missing =
-  kernelPath === ""
-    ? "LEVERET_DEV_KERNEL is not set"
-    : (["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs"].find((path) => !existsSync(path)) ?? "");
-if (missing !== "") process.stderr.write(`tests/vm/dev-kernel: skipped: ${missing}\n`);
-const guestTest = test.skipIf(missing !== "");
+const { kernelPath, missing, guestTest } = linuxGuests("dev-kernel");
 
 let temporary: TemporaryDirectory;
 let rootfs = "";

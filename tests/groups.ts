@@ -18,6 +18,7 @@ export const CHECK_GROUPS: Group[] = [
   bunTest("tidy", ["tests/tidy"], minutes(2)),
   bunTest("unit", ["lib", "proto", "native", "cp", "agent", "cli"], minutes(4)),
   lines("native (asan)", ["make", "-s", "-C", "native", "asan-test"], minutes(5)),
+  lines("native (tsan)", ["make", "-s", "-C", "native", "tsan-test"], minutes(5)),
   bunTest("api", ["tests/api"], minutes(4)),
 ];
 

@@ -37,15 +37,18 @@ test.skipIf(busybox === null)("an initramfs has init, the console and the module
     { file: "b.ko", data: Buffer.from("BB") },
     { file: "a.ko", data: Buffer.from("A") },
   ];
-  const archive = buildInitramfs(Buffer.from("#!init"), modules);
+  const ofConsole = [...modules.slice(0, 1), { file: "c.ko", data: Buffer.from("C") }];
+  const archive = buildInitramfs(Buffer.from("#!init"), modules, ofConsole);
   const names = ["dev", "dev/console", "init", "modules", "modules/b.ko", "modules/a.ko"];
-  expect(cpio(archive, "-t").trim().split("\n")).toEqual([...names, "modules/order"]);
+  const rest = ["modules/c.ko", "modules/order", "modules/console"];
+  expect(cpio(archive, "-t").trim().split("\n")).toEqual([...names, ...rest]);
   expect(cpio(archive, "-tv")).toMatch(/crw------- .* dev\/console/);
   // The two numbers of the device are the tenth and eleventh field of its header.
   const header = Buffer.from(archive).toString("latin1").split("dev/console")[0]?.slice(-110);
   expect(header?.slice(6 + 9 * 8, 6 + 11 * 8)).toBe("0000000500000001");
-  cpio(archive, "-id", "init", "modules/order");
+  cpio(archive, "-id", "init", "modules/order", "modules/console");
   expect(readFileSync(join(work, "modules/order"), "utf8")).toBe("b.ko\na.ko\n");
+  expect(readFileSync(join(work, "modules/console"), "utf8")).toBe("b.ko\nc.ko\n");
   expect(statSync(join(work, "init")).mode & 0o7777).toBe(0o755);
 });
 

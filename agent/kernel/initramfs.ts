@@ -18,21 +18,34 @@ export const GUEST_MODULES = [
   "virtio_balloon",
 ] as const;
 
+/** What hvc0 needs, which init loads before them, and only when it is asked for. */
+export const CONSOLE_MODULES = ["virtio_mmio", "virtio_console"] as const;
+
 export type Module = { file: string; data: Uint8Array };
 
-/** /init, /dev/console (the kernel opens it for init), /modules with its order file. */
-export function buildInitramfs(init: Uint8Array, modules: readonly Module[]): Uint8Array {
+/**
+ * /init, /dev/console (the kernel opens it for init), /modules with its two lists: `order`
+ * for all guests, `console` for those with hvc0; what is on both is there once.
+ */
+export function buildInitramfs(
+  init: Uint8Array,
+  modules: readonly Module[],
+  consoleModules: readonly Module[] = [],
+): Uint8Array {
   const entries: CpioEntry[] = [
     { kind: "directory", path: "dev", mode: 0o755 },
     { kind: "device", path: "dev/console", mode: 0o600, major: 5, minor: 1 },
     { kind: "file", path: "init", mode: 0o755, data: init },
   ];
   if (modules.length > 0) {
-    const order = modules.map(({ file }) => `${file}\n`).join("");
+    const all = new Map([...modules, ...consoleModules].map(({ file, data }) => [file, data]));
     entries.push({ kind: "directory", path: "modules", mode: 0o755 });
-    for (const { file, data } of modules)
+    for (const [file, data] of all)
       entries.push({ kind: "file", path: `modules/${file}`, mode: 0o644, data });
-    entries.push({ kind: "file", path: "modules/order", mode: 0o644, data: Buffer.from(order) });
+    for (const [list, some] of Object.entries({ order: modules, console: consoleModules })) {
+      const data = Buffer.from(some.map(({ file }) => `${file}\n`).join(""));
+      entries.push({ kind: "file", path: `modules/${list}`, mode: 0o644, data });
+    }
   }
   return writeCpio(entries);
 }

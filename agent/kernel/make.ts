@@ -15,7 +15,7 @@ import {
   type Progress,
 } from "./debian.ts";
 import { extractVmlinux } from "./image.ts";
-import { buildInitramfs, collectModules, GUEST_MODULES } from "./initramfs.ts";
+import { buildInitramfs, collectModules, CONSOLE_MODULES, GUEST_MODULES } from "./initramfs.ts";
 import {
   listKernelPackages,
   publishKernelPackage,
@@ -25,7 +25,7 @@ import {
 } from "./package.ts";
 
 /** Counted up whenever the same inputs would give other files. */
-const WRITER_VERSION = 1;
+const WRITER_VERSION = 2;
 const KERNEL_MAX_BYTES = 1 << 30;
 const DEFAULT_INIT_PATH = join(import.meta.dir, "../../native/out/init");
 
@@ -51,7 +51,8 @@ export async function makeDebianPackage(options: MakeOptions): Promise<KernelPac
   );
   if (known !== undefined && options.update !== true) return known;
   const debian = await resolveDebianKernel(progress);
-  const key = keyOf([String(WRITER_VERSION), debian.sha256, initSha256, ...GUEST_MODULES]);
+  const wanted = [...GUEST_MODULES, ...CONSOLE_MODULES];
+  const key = keyOf([String(WRITER_VERSION), debian.sha256, initSha256, ...wanted]);
   const existing = readKernelPackage(cacheDir, key);
   if (existing !== null) return existing;
   const downloads = join(cacheDir, "downloads");
@@ -64,7 +65,9 @@ export async function makeDebianPackage(options: MakeOptions): Promise<KernelPac
     progress("extracting vmlinux");
     const kernel = await extractVmlinux(readFileSync(unpacked.vmlinuz), unpacked.vmlinuz);
     const modules = await collectModules(unpacked.modulesDir);
-    progress(`writing package ${key} with ${modules.length} modules`);
+    const consoleModules = await collectModules(unpacked.modulesDir, CONSOLE_MODULES);
+    const files = new Set([...modules, ...consoleModules].map(({ file }) => file));
+    progress(`writing package ${key} with ${files.size} modules`);
     const manifest: KernelManifest = {
       version: 1,
       key,
@@ -74,9 +77,9 @@ export async function makeDebianPackage(options: MakeOptions): Promise<KernelPac
       sourceSha256: debian.sha256,
       initSha256,
       writerVersion: WRITER_VERSION,
-      modules: modules.map(({ file }) => file),
+      modules: [...files],
     };
-    const initrd = buildInitramfs(init, modules);
+    const initrd = buildInitramfs(init, modules, consoleModules);
     return await publishKernelPackage(cacheDir, manifest, { kernel, initrd });
   } finally {
     await rm(work, { recursive: true, force: true });

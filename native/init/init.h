@@ -40,7 +40,7 @@ int lv_fail(struct lv_error *error, uint32_t code, const char *format, ...)
 bool lv_cmdline_has(const char *cmdline, const char *word);
 
 /* modules.c */
-int lv_modules_load(const char *directory);
+int lv_modules_load(const char *directory, const char *list);
 
 /* mounts.c */
 int lv_mount_early(void);

@@ -44,7 +44,8 @@ uint64_t lv_now_ms(void)
 	return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
 }
 
-/* The kernel opens /dev/console for us when the initramfs has the node. */
+/* The kernel opens /dev/console for us when the initramfs has the node, and a
+ * driver of its own for what the node stands for. */
 static void open_console(void)
 {
 	if (fcntl(2, F_GETFD) >= 0)
@@ -56,18 +57,22 @@ static void open_console(void)
 		fd = dup(fd);
 }
 
-/* A line that a stopwatch outside can see, asked for by the command line. */
-static void say_hello(void)
+static void read_cmdline(char *cmdline, size_t size)
 {
-	static const char hello[] = "leveret-init " LV_INIT_VERSION "\n";
-	char cmdline[4096];
-
+	cmdline[0] = '\0';
 	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return;
-	ssize_t got = read(fd, cmdline, sizeof(cmdline) - 1);
+	ssize_t got = read(fd, cmdline, size - 1);
 	(void)close(fd);
 	cmdline[got > 0 ? got : 0] = '\0';
+}
+
+/* A line that a stopwatch outside can see, asked for by the command line. */
+static void say_hello(const char *cmdline)
+{
+	static const char hello[] = "leveret-init " LV_INIT_VERSION "\n";
+
 	if (lv_cmdline_has(cmdline, "leveret.hello") &&
 	    write(2, hello, sizeof(hello) - 1) < 0)
 		lv_log("cannot write to the console: %s", strerror(errno));
@@ -76,6 +81,7 @@ static void say_hello(void)
 int main(void)
 {
 	static struct lv_channel channel;
+	static char cmdline[4096];
 	int scratch = -1;
 	bool restart = false;
 
@@ -84,10 +90,13 @@ int main(void)
 		return 2;
 	}
 	int result = lv_mount_early();
+	read_cmdline(cmdline, sizeof(cmdline));
+	if (lv_cmdline_has(cmdline, "console=hvc0"))
+		(void)lv_modules_load("/modules", "console");
 	open_console();
-	say_hello();
+	say_hello(cmdline);
 	if (result == 0) {
-		(void)lv_modules_load("/modules");
+		(void)lv_modules_load("/modules", "order");
 		(void)lv_loopback_up();
 		result = lv_channel_connect(&channel, CONNECT_TIMEOUT_MS);
 		if (result == 0)

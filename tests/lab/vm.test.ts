@@ -38,7 +38,7 @@ test(
         },
       );
       expect(result.stderr).toContain("\n 0 fail\n");
-      expect(result.stderr).toContain("\n 9 pass\n");
+      expect(result.stderr).toContain("\n 10 pass\n");
       expect(result.code).toBe(0);
     } finally {
       await stopLab(name);

@@ -195,6 +195,19 @@ guestTest("the guest knows its devices: disk, entropy, clock", async () => {
   ]);
 });
 
+guestTest("a kernel with a module for hvc0 has init and itself speak there", async () => {
+  const script = "cat /proc/consoles; echo to the console > /dev/hvc0";
+  await using vmm = startGuest("hvc0", script, {
+    kernelArgs: "console=hvc0 loglevel=7 leveret.hello",
+  });
+  expect((await vmm.ended()).status.exitCode).toBe(0);
+  expect(vmm.output().join("")).toMatch(/hvc0\s.*\bE?C/);
+  const said = readFileSync(join(vmm.directory, VMM_FILES.console), "utf8");
+  expect(said).toMatch(/^leveret-init \d/);
+  expect(said).toContain("squashfs: version");
+  expect(said).toContain("to the console");
+});
+
 test.skipIf(missing !== "" || bzImagePath === "")("a bzImage boots as it is", async () => {
   const said = await guestSays("bzimage", "uname -r; nproc", {
     kernelPath: bzImagePath,

@@ -29,7 +29,12 @@ export type HttpDeps = Deps & {
 
 /** `principal` is set on every path that needs a token. */
 export type Env = {
-  Variables: { requestId: string; principal: Principal };
+  Variables: {
+    requestId: string;
+    principal: Principal;
+    /** A part of it has failed, though the answer is a success: the same may be asked again. */
+    unfinished?: true;
+  };
   /** Left out where a request comes from no listener. */
   Bindings: { upgrade?: Upgrade };
 };

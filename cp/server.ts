@@ -18,6 +18,7 @@ import { clusterSecret } from "./db/queries/replicas.ts";
 import { hostsAdmin } from "./hub/hosts-admin.ts";
 import { listenHub } from "./hub/listen.ts";
 import { Owners } from "./hub/owners.ts";
+import { RoutedAttach } from "./hub/routed-attach.ts";
 import { RoutedLogs } from "./hub/routed-logs.ts";
 import { RoutedMetrics } from "./hub/routed-metrics.ts";
 import { RoutedUploads } from "./hub/routed-uploads.ts";
@@ -25,6 +26,7 @@ import { HubUploads } from "./hub/uploads.ts";
 import type { HubParts } from "./hub/service.ts";
 import { createApp } from "./http/app.ts";
 import type { App } from "./http/deps.ts";
+import { REPLICA_SOCKETS, type ReplicaSocket, type Upgrade } from "./http/replica-sockets.ts";
 import { startLoop } from "./loops.ts";
 import { composePlane, type PlaneOptions } from "./plane.ts";
 import { loadSecretKey } from "./secret-key.ts";
@@ -91,8 +93,11 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
 
   starting.defer(() => plane.leave());
   starting.defer(() => outbox.idle());
+  const owners = new Owners(deps, registry, { id: replicaId, secret });
+  const attach = new RoutedAttach(owners, attachments);
+  const link = { ...parts, attach };
   const hub = starting.use(
-    await listenHub(parts, {
+    await listenHub(link, {
       host: config.grpcHost,
       port: config.grpcPort,
       tls: (await parts.authority?.serverCredentials(config.grpcNames)) ?? null,
@@ -102,13 +107,12 @@ export async function startControlPlane(overrides: Overrides = {}): Promise<Cont
   );
   starting.defer(() => drainHub(parts, context));
   const uploads = new HubUploads(attachments);
-  const owners = new Owners(deps, registry, { id: replicaId, secret });
   const app = createApp(
     {
       ...deps,
       logs: new RoutedLogs(owners, attachments),
       metrics: new RoutedMetrics(owners, attachments),
-      internal: { secret, logs: attachments, metrics: attachments, uploads },
+      internal: { secret, logs: attachments, metrics: attachments, uploads, attach },
       hosts: hostsAdmin(parts),
       progress: (id) => progress.get(id),
       secretKey,
@@ -165,14 +169,18 @@ function listenHttp(
   stack: AsyncDisposableStack,
 ): string {
   try {
-    const server = Bun.serve({
+    const server = Bun.serve<ReplicaSocket>({
       hostname: config.httpHost,
       port: config.httpPort,
       // Streams are quiet for as long as a machine is; they end themselves.
       idleTimeout: 0,
       // Routes have bounds of their own; only the loading of images has one so large.
       maxRequestBodySize: LIMITS.imageArchiveBytes,
-      fetch: (request) => app.fetch(request),
+      fetch: (request, listener) => {
+        const upgrade: Upgrade = (data) => listener.upgrade(request, { data });
+        return app.fetch(request, { upgrade });
+      },
+      websocket: REPLICA_SOCKETS,
     });
     stack.defer(async () => {
       shutdown.abort();

@@ -38,6 +38,10 @@ export const LIMITS = {
   reconnectBaseMs: 200,
   reconnectCapMs: 10_000,
   sessionOpenTimeoutMs: 10_000,
+  /** Between two replicas that pass a session's frames on. */
+  pipeWindowBytes: 256 << 10,
+  pipeBeatMs: 5_000,
+  pipeSilenceMs: 15_000,
   csrBytes: 4_096,
   joinTokenTtlS: 3_600,
   joinTokenTtlMaxS: 30 * 86_400,

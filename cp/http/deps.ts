@@ -9,6 +9,7 @@ import type { Uploads } from "../ops/load-image.ts";
 import type { RegistrySecrets } from "../ops/registries.ts";
 import type { ImageProgress } from "../../proto/rest.ts";
 import type { z } from "zod";
+import type { Upgrade } from "./replica-sockets.ts";
 import type { Internal } from "./routes/internal.ts";
 
 export type HttpDeps = Deps & {
@@ -27,5 +28,14 @@ export type HttpDeps = Deps & {
 };
 
 /** `principal` is set on every path that needs a token. */
-export type Env = { Variables: { requestId: string; principal: Principal } };
+export type Env = {
+  Variables: {
+    requestId: string;
+    principal: Principal;
+    /** A part of it has failed, though the answer is a success: the same may be asked again. */
+    unfinished?: true;
+  };
+  /** Left out where a request comes from no listener. */
+  Bindings: { upgrade?: Upgrade };
+};
 export type App = OpenAPIHono<Env>;

@@ -20,6 +20,7 @@ export class Metrics {
   readonly #capacity: Gauge;
   readonly #committed: Gauge;
   readonly #ops: Gauge;
+  readonly #relayed: Gauge;
   readonly #memory: Gauge;
 
   constructor(deps: HttpDeps) {
@@ -45,6 +46,11 @@ export class Metrics {
     this.#capacity = gauge("leveret_capacity", "What ready hosts offer", ["resource"]);
     this.#committed = gauge("leveret_committed", "What machines hold on them", ["resource"]);
     this.#ops = gauge("leveret_open_ops", "Ops that their hosts have not finished", []);
+    this.#relayed = gauge(
+      "leveret_relayed_sessions",
+      "Sessions passed from replica to replica",
+      [],
+    );
     this.#memory = gauge("leveret_process_resident_bytes", "Memory of this process", []);
   }
 
@@ -100,6 +106,7 @@ export class Metrics {
       sum((host) => host.committedDiskMib),
     );
     this.#ops.set(ops);
+    this.#relayed.set(this.#deps.internal.attach.relayed);
     this.#memory.set(process.memoryUsage.rss());
     return this.#registry.metrics();
   }

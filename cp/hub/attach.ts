@@ -40,6 +40,29 @@ type Request = Pick<OpenSession, "machineId" | "creditBytes" | "kind">;
 
 type Waiting = { session: HubSession; join: (joined: Joined) => void };
 
+/** An Attach call from its second frame on. */
+export type Opened = {
+  sessionId: string;
+  /** Of the connection's certificate; on a plain link, whatever the call says. */
+  hostId: string;
+  epoch: bigint;
+  frames: AsyncIterator<SessionFrame>;
+};
+
+/** `caller`: the host of the connection's certificate; undefined on a plain link. */
+export async function readOpen(
+  call: AsyncIterable<SessionFrame>,
+  caller: string | undefined,
+): Promise<Opened> {
+  const frames = call[Symbol.asyncIterator]();
+  const first = await frames.next();
+  const open = first.done === true ? undefined : first.value.frame;
+  if (open?.case !== "open")
+    throw new LvError("BAD_REQUEST", "The first frame of Attach must be SessionOpen");
+  const { sessionId, epoch, hostId } = open.value;
+  return { sessionId, hostId: caller ?? hostId, epoch, frames };
+}
+
 export class Attachments implements LogSource, MetricsSource {
   readonly #registry: Registry;
   readonly #waiting = new Map<string, Waiting>();
@@ -181,22 +204,16 @@ export class Attachments implements LogSource, MetricsSource {
     });
   }
 
-  /**
-   * The Attach call: joins the waiting session and holds on until it has ended.
-   * `caller`: the host of the connection's certificate; undefined on a plain link.
-   */
+  /** Whether a session of this id was asked for here and has no Attach yet. */
+  waitsFor(sessionId: string): boolean {
+    return this.#waiting.has(sessionId);
+  }
+
+  /** The Attach call: joins the waiting session and holds on until it has ended. */
   async *serve(
-    frames: AsyncIterable<SessionFrame>,
+    { sessionId, hostId, epoch, frames }: Opened,
     signal: AbortSignal,
-    caller?: string,
   ): AsyncGenerator<SessionFrame> {
-    const iterator = frames[Symbol.asyncIterator]();
-    const first = await iterator.next();
-    const open = first.done === true ? undefined : first.value.frame;
-    if (open?.case !== "open")
-      throw new LvError("BAD_REQUEST", "The first frame of Attach must be SessionOpen");
-    const { sessionId, epoch } = open.value;
-    const hostId = caller ?? open.value.hostId;
     const waiting = this.#waiting.get(sessionId);
     const origin = waiting?.session.origin;
     if (waiting === undefined || origin?.hostId !== hostId || BigInt(origin.epoch) !== epoch)
@@ -204,7 +221,7 @@ export class Attachments implements LogSource, MetricsSource {
     const out = new Queue<SessionFrame>(OUT_MAX);
     signal.addEventListener("abort", () => out.close(), { once: true });
     waiting.join({
-      frames: iterator,
+      frames,
       send: (frame) => out.push(create(SessionFrameSchema, { frame })),
       release: () => out.close(),
     });

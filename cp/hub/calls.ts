@@ -13,7 +13,7 @@ import {
 import { ControlStream } from "./control.ts";
 import { GrpcCall } from "./grpc.ts";
 import { callerOf, contextOf, stranger } from "./peer.ts";
-import { hubService, type HubParts } from "./service.ts";
+import { hubService, type HubParts, type LinkParts } from "./service.ts";
 
 const CONTROL_PATH = `/${AgentLink.typeName}/${AgentLink.method.connect.name}`;
 const CONTENT_TYPES = new Set(["application/grpc", "application/grpc+proto"]);
@@ -24,7 +24,7 @@ const CONTROL_LIMITS = {
 
 /** For a server's "stream" event. */
 export function dispatch(
-  parts: HubParts,
+  parts: LinkParts,
 ): (
   stream: ServerHttp2Stream,
   headers: IncomingHttpHeaders,

@@ -10,14 +10,14 @@ import { LvError } from "../../proto/errors.ts";
 import type { ServerCredentials } from "../ops/authority.ts";
 import { dispatch } from "./calls.ts";
 import { Pings } from "./pings.ts";
-import type { HubParts } from "./service.ts";
+import type { LinkParts } from "./service.ts";
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 
 export type HubListener = AsyncDisposable & { address: string };
 
 export async function listenHub(
-  parts: HubParts,
+  parts: LinkParts,
   options: {
     host: string;
     port: number;

@@ -13,6 +13,7 @@ import { callerKey, requirePeer } from "./peer.ts";
 import type { ProgressBoard } from "./progress.ts";
 import type { Registry } from "./registry.ts";
 import type { Results } from "./results.ts";
+import type { RoutedAttach } from "./routed-attach.ts";
 
 export type HubParts = {
   deps: Deps;
@@ -28,8 +29,11 @@ export type HubParts = {
   authority: Authority | null;
 };
 
+/** What a hub that listens has beside: calls of agents whose streams end at other replicas. */
+export type LinkParts = HubParts & { attach: RoutedAttach };
+
 export function hubService(
-  parts: HubParts,
+  parts: LinkParts,
 ): Pick<ServiceImpl<typeof AgentLink>, "enroll" | "attach"> {
   return {
     enroll: async (request) => {
@@ -55,12 +59,12 @@ export function refusal(parts: HubParts, error: unknown): ReturnType<LvError["to
 }
 
 async function* attach(
-  parts: HubParts,
+  parts: LinkParts,
   ...[frames, context]: Parameters<ServiceImpl<typeof AgentLink>["attach"]>
-): ReturnType<Attachments["serve"]> {
+): ReturnType<RoutedAttach["serve"]> {
   try {
     const peer = requirePeer(context.values.get(callerKey));
-    yield* parts.attachments.serve(frames, context.signal, peer?.hostId);
+    yield* parts.attach.serve(frames, context.signal, peer?.hostId);
   } catch (error) {
     throw refusal(parts, error);
   }

@@ -2,6 +2,7 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { LvError } from "../../proto/errors.ts";
 import { ErrorBody } from "../../proto/rest.ts";
 import { LoadedImage } from "../../proto/rest-images.ts";
 import { createDatabase } from "../kit/postgres.ts";
@@ -39,10 +40,11 @@ const send = (
   url: string,
   body: string | ReadableStream<Uint8Array>,
   signal?: AbortSignal,
+  headers: Record<string, string> = {},
 ): Promise<Response> =>
   fetch(`${url}/v1/images/load?tag=app`, {
     method: "POST",
-    headers: AUTHORIZATION,
+    headers: { ...AUTHORIZATION, ...headers },
     body,
     ...(signal === undefined ? {} : { signal }),
   });
@@ -93,6 +95,55 @@ test("an upload that breaks off leaves nothing on the host", async () => {
   expect(await answer).toBe("broken");
   await until("the rest to go", () => uploads(world.agents).length === 0);
   expect(world.agent.images.loads).toEqual([]);
+});
+
+test("an archive is loaded once under its Idempotency-Key, and a repetition is not read", async () => {
+  await using world = await World.create();
+  const { httpUrl } = world.plane;
+  const ask = (body: string | ReadableStream<Uint8Array>): Promise<Response> =>
+    send(httpUrl, body, undefined, { "idempotency-key": "once" });
+  const reasonOf = async (answer: Response): Promise<string> =>
+    ErrorBody.parse(await answer.json()).error.reason;
+  // One that fails gives the key back.
+  expect(await reasonOf(await ask("bad archive"))).toBe("IMAGE_CORRUPT");
+  let more: (chunk: Uint8Array | null) => void = () => undefined;
+  const slow = new ReadableStream<Uint8Array>({
+    start: (controller) => {
+      more = (chunk) => (chunk === null ? controller.close() : controller.enqueue(chunk));
+    },
+  });
+  const first = ask(slow);
+  more(new Uint8Array(MIB));
+  await until("some of it to arrive", () => uploads(world.agents).length === 1);
+  expect(await reasonOf(await ask(counted(MIB, MIB).body))).toBe("STATE_CONFLICT");
+  more(null);
+  const loaded: unknown = await (await first).json();
+  const long = counted(1024 * MIB, 64 << 10);
+  const again = await ask(long.body);
+  expect(again.headers.get("idempotent-replayed")).toBe("true");
+  expect(await again.json()).toEqual(loaded);
+  expect(long.state.taken).toBeLessThan(32 * MIB);
+  expect(world.agent.images.loads.map(({ length }) => length)).toEqual(["bad archive".length, MIB]);
+  expect(await reasonOf(await ask("an archive of another length"))).toBe("IDEMPOTENCY_MISMATCH");
+});
+
+test("a host that fails to take an archive gives its key back, though others took it", async () => {
+  await using world = await World.create({ agents: 2 });
+  const ask = async (): Promise<string[]> => {
+    const key = { "idempotency-key": "both" };
+    const answer = await send(world.plane.httpUrl, "an archive", undefined, key);
+    expect(answer.headers.get("idempotent-replayed")).toBeNull();
+    const loaded = LoadedImage.array().parse(await answer.json());
+    return loaded.flatMap(({ error_reason: reason }) => reason ?? []);
+  };
+  const [broken] = world.agents;
+  if (broken === undefined) throw new Error("no agent");
+  const { images } = broken;
+  const load = images.load.bind(images);
+  images.load = () => Promise.reject(new LvError("DISK_FULL", "no room"));
+  expect(await ask()).toEqual(["DISK_FULL"]);
+  images.load = load;
+  expect(await ask()).toEqual([]);
 });
 
 test("a host that does not take the bytes holds up its sender, and not memory", async () => {

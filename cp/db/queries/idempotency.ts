@@ -78,6 +78,23 @@ export async function claimReply(
   return row ?? null;
 }
 
+/** The request that holds the key is still being handled. */
+export async function renewReply(
+  tx: Db,
+  key: ReplyKey & Pick<ReplyRow, "requestId">,
+): Promise<void> {
+  await tx
+    .update(idempotencyReplies)
+    .set({ createdAt: sql`now()` })
+    .where(
+      and(
+        named(key),
+        eq(idempotencyReplies.requestId, key.requestId),
+        isNull(idempotencyReplies.status),
+      ),
+    );
+}
+
 /** Nothing happens when another request has taken the key over. */
 export async function storeReply(
   tx: Db,

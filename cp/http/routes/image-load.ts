@@ -13,7 +13,7 @@ const load = createRoute({
   method: "post",
   path: LOAD_PATH,
   summary: "Bring an image in an archive to a host, or to every host that takes machines",
-  description: `The body is what \`docker save\` writes, or a tar of an OCI layout; gzip or zstd around it is taken off. It is passed on as it comes: at most ${LIMITS.imageArchiveBytes} bytes. The answer comes when the image is built; a host that fails says why, and the others go on.`,
+  description: `The body is what \`docker save\` writes, or a tar of an OCI layout; gzip or zstd around it is taken off. It is passed on as it comes: at most ${LIMITS.imageArchiveBytes} bytes. The answer comes when the image is built; a host that fails says why, and the others go on. Under an Idempotency-Key a second request is answered as the first was, and its archive is not read: the two are told apart by their path, query and Content-Length. The key of an archive that a host failed to take may be used again.`,
   request: {
     query: z.object({
       host: z.string().min(1).max(256).optional().meta({ description: "Id or name" }),
@@ -46,6 +46,7 @@ export function imageLoadRoutes(app: App, deps: HttpDeps): void {
     // With one host its failure is the answer.
     const [only] = outcomes;
     if (outcomes.length === 1 && only !== undefined && only.error !== null) throw only.error;
+    if (outcomes.some(({ error }) => error !== null)) c.set("unfinished", true);
     return c.json(
       outcomes.map(({ host: { id, hostname }, loaded, error }) => ({
         host_id: id,

@@ -4,14 +4,16 @@
  */
 import { timingSafeEqual } from "node:crypto";
 import { LvError } from "../../../proto/errors.ts";
+import type { FramePipe } from "../../hub/frame-pipe.ts";
 import { METRICS_PATH, metricsAnswer, MetricsQuery } from "../../hub/routed-metrics.ts";
 import { LOGS_PATH, LogQuery, logLines } from "../../hub/routed-logs.ts";
 import type { Context } from "hono";
 import type { MetricsSource } from "../../ops/machine-metrics.ts";
 import { takeUpload, UPLOAD_PATH, UploadQuery } from "../../hub/routed-uploads.ts";
+import { ATTACH_PATH, AttachQuery, type RoutedAttach } from "../../hub/routed-attach.ts";
 import type { LogSource } from "../../ops/follow-logs.ts";
 import type { Uploads } from "../../ops/load-image.ts";
-import type { App } from "../deps.ts";
+import type { App, Env } from "../deps.ts";
 
 export type Internal = {
   secret: string;
@@ -19,14 +21,16 @@ export type Internal = {
   logs: LogSource;
   metrics: MetricsSource;
   uploads: Uploads;
+  attach: Pick<RoutedAttach, "take" | "relayed">;
 };
 
-function forReplicas(c: Context, internal: Internal): void {
+function forReplicas(c: Context<Env>, internal: Internal): void {
   if (!same(c.req.header("authorization"), `Bearer ${internal.secret}`))
     throw new LvError("NOT_FOUND", `No route ${c.req.method} ${c.req.path}`);
 }
 
 export function internalRoutes(app: App, internal: Internal, shutdown: AbortSignal): void {
+  attachRoute(app, internal);
   app.get(METRICS_PATH, async (c) => {
     forReplicas(c, internal);
     const query = MetricsQuery.safeParse(c.req.query());
@@ -61,6 +65,21 @@ export function internalRoutes(app: App, internal: Internal, shutdown: AbortSign
       throw new LvError("NOT_FOUND", `No route POST ${UPLOAD_PATH}`);
     const signal = AbortSignal.any([c.req.raw.signal, shutdown]);
     return c.json(await takeUpload(internal.uploads, query.data, body, signal));
+  });
+}
+
+/** A WebSocket for each session whose Attach came to another replica. */
+function attachRoute(app: App, internal: Internal): void {
+  app.get(ATTACH_PATH, (c) => {
+    forReplicas(c, internal);
+    const query = AttachQuery.safeParse(c.req.query());
+    const serve = (pipe: FramePipe): void => {
+      if (query.success) void internal.attach.take(query.data, pipe);
+    };
+    if (!query.success || c.env?.upgrade?.({ serve, pipe: null }) !== true)
+      throw new LvError("NOT_FOUND", `No route GET ${ATTACH_PATH}`);
+    // The listener has answered already; this goes nowhere.
+    return new Response(null);
   });
 }
 

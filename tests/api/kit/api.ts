@@ -56,7 +56,13 @@ export async function startApi(): Promise<Api> {
     wake: (hostId) => void woken.push(hostId),
     logs,
     metrics,
-    internal: { secret: "a secret of the replicas", logs, metrics, uploads },
+    internal: {
+      secret: "a secret of the replicas",
+      logs,
+      metrics,
+      uploads,
+      attach: { relayed: 0, take: () => Promise.resolve() },
+    },
     hosts: {
       issueJoinToken: () => Promise.reject(new LvError("STATE_CONFLICT", "the link is plain")),
       revoke: () => Promise.resolve(0),

@@ -27,10 +27,15 @@ type Hello = Fields<MessageInitShape<typeof HelloSchema>>;
 export type Status = Fields<MessageInitShape<typeof MachineStatusSchema>>;
 type Session = Extract<HubFrame["frame"], { case: "openSession" }>["value"];
 
-function client(address: string) {
-  const manager = new Http2SessionManager(`http://${address}`);
+/** PEM, of a hub with certificates; null = a plain link. */
+type Identity = { key: string; cert: string } | null;
+
+function client(address: string, identity: Identity) {
+  const baseUrl = `${identity === null ? "http" : "https"}://${address}`;
+  const tls = identity === null ? {} : { ...identity, rejectUnauthorized: false };
+  const manager = new Http2SessionManager(baseUrl, {}, tls);
   const transport = createGrpcTransport({
-    baseUrl: `http://${address}`,
+    baseUrl,
     sessionManager: manager,
     acceptCompression: [],
   });
@@ -46,30 +51,36 @@ export class FakeAgent implements AsyncDisposable {
   /** Bytes of credit that came on Attach. */
   granted = 0;
   readonly #address: string;
+  readonly #identity: Identity;
   readonly #up = new Queue<AgentFrame>(1_000);
   readonly #abort = new AbortController();
   readonly #link: ReturnType<typeof client>;
   readonly #done: Promise<void>;
   readonly #sequences = new Map<string, bigint>();
 
-  private constructor(address: string, hello: Hello) {
+  private constructor(address: string, hello: Hello, identity: Identity) {
     this.#address = address;
+    this.#identity = identity;
     this.hostId = hello.hostId ?? "";
-    this.#link = client(address);
+    this.#link = client(address, identity);
     this.send({ case: "hello", value: create(HelloSchema, hello) });
     this.#done = this.#run();
   }
 
   /** Connects and waits for Welcome. */
-  static async connect(address: string, hello: Hello = {}): Promise<FakeAgent> {
-    const agent = FakeAgent.dial(address, hello);
+  static async connect(
+    address: string,
+    hello: Hello = {},
+    identity: Identity = null,
+  ): Promise<FakeAgent> {
+    const agent = FakeAgent.dial(address, hello, identity);
     await until("Welcome", () => agent.ended || agent.frames[0]?.frame.case === "welcome");
     return agent;
   }
 
   /** Sends Hello and returns at once. */
-  static dial(address: string, hello: Hello = {}): FakeAgent {
-    return new FakeAgent(address, {
+  static dial(address: string, hello: Hello = {}, identity: Identity = null): FakeAgent {
+    const usual = {
       hostId: HostId.create(),
       hostname: "fake",
       version: "0",
@@ -77,8 +88,8 @@ export class FakeAgent implements AsyncDisposable {
       arch: "amd64",
       kvm: "direct",
       capacity: { cpus: 4, memoryMib: 4096n, diskMib: 20_000n },
-      ...hello,
-    });
+    };
+    return new FakeAgent(address, { ...usual, ...hello }, identity);
   }
 
   get epoch(): bigint {
@@ -170,17 +181,17 @@ export class FakeAgent implements AsyncDisposable {
   async attach(
     sessionId: string,
     frames: SessionFrame["frame"][],
-    options: { breakOff?: boolean; epoch?: bigint } = {},
+    options: { breakOff?: boolean; epoch?: bigint; address?: string; hostId?: string } = {},
   ): Promise<void> {
-    const { manager, rpc } = client(this.#address);
+    const { manager, rpc } = client(options.address ?? this.#address, this.#identity);
     const abort = new AbortController();
-    const epoch = options.epoch ?? this.epoch;
+    const { epoch = this.epoch, hostId = this.hostId } = options;
     const up = new Queue<SessionFrame>(1_000);
     const push = (frame: SessionFrame["frame"]): unknown =>
       up.push(create(SessionFrameSchema, { frame }));
     push({
       case: "open",
-      value: { $typeName: "leveret.v1.SessionOpen", sessionId, hostId: this.hostId, epoch },
+      value: { $typeName: "leveret.v1.SessionOpen", sessionId, hostId, epoch },
     });
     for (const frame of frames) push(frame);
     if (options.breakOff === true) up.close();

@@ -16,7 +16,6 @@
  * Framing is the driver's choice (2.7.4): the header may be split over
  * descriptors and the status byte is simply the last writable byte.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <stdlib.h>
@@ -422,22 +421,12 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops blk_ops = {
-    .id = 2,
-    .notify = notify,
-    .poll = reap,
-    .tick = tick,
-    .settle = settle,
-    .reset = settle,
-    .destroy = destroy,
-};
-
-int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out)
+static int init(struct lv_device *device, const void *from)
 {
-	bool read_only = (config->flags & LV_BLK_READ_ONLY) != 0;
-	uint64_t features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
+	const struct lv_blk_config *config = from;
+	struct blk *blk = (struct blk *)device;
 	struct config space = {
+	    .capacity = config->bytes / SECTOR,
 	    .seg_max = SEG_MAX,
 	    .blk_size = SECTOR,
 	    .queues = (uint16_t)config->queues,
@@ -448,33 +437,42 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	    .zeroes_segs = ERASE_SEGS,
 	    .zeroes_may_unmap = 1,
 	};
-	struct blk *blk;
 
+	blk->fd = blk->ring.fd = -1;
 	if ((config->flags & ~(LV_BLK_READ_ONLY | LV_BLK_NO_URING)) != 0 ||
 	    config->bytes > INT64_MAX || config->queues == 0 ||
 	    config->queues > LV_QUEUES_MAX)
 		return -EINVAL;
-	features |= read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
-	if (config->queues > 1)
-		features |= F_MQ;
-	blk = lv_device_new(sizeof(*blk), &blk_ops, config->queues, mem, events,
-			    features);
-	if (blk == NULL)
-		return -errno;
-	blk->ring.fd = -1;
-	space.capacity = blk->sectors = config->bytes / SECTOR;
-	memcpy(blk->device.config, &space, sizeof(space));
-	blk->device.config_bytes = sizeof(space);
-	blk->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-	if (blk->fd < 0)
-		return lv_device_done(&blk->device, -errno, out);
-	blk->read_only = read_only;
+	blk->read_only = (config->flags & LV_BLK_READ_ONLY) != 0;
+	device->features |= blk->read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
+	device->features |= config->queues > 1 ? F_MQ : 0;
+	device->queues = config->queues;
+	memcpy(device->config, &space, sizeof(space));
+	blk->sectors = space.capacity;
 	memcpy(blk->id, config->id, ID_BYTES);
 	lv_limiter_init(&blk->limiter, &config->limit);
 	blk->free = UINT64_MAX;
+	blk->fd = lv_fd_dup(config->fd);
+	if (blk->fd < 0)
+		return blk->fd;
 	/* Without one, disks are slower and hold up other devices. */
 	if ((config->flags & LV_BLK_NO_URING) == 0)
 		(void)lv_uring_init(&blk->ring, blk->fd);
-	blk->device.poll_fd = blk->ring.fd;
-	return lv_device_done(&blk->device, 0, out);
+	device->poll_fd = blk->ring.fd;
+	return 0;
 }
+
+const struct lv_device_ops lv_blk_ops = {
+    .id = LV_DEVICE_BLK,
+    .config_size = sizeof(struct lv_blk_config),
+    .bytes = sizeof(struct blk),
+    .space_bytes = sizeof(struct config),
+    .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH,
+    .init = init,
+    .notify = notify,
+    .poll = reap,
+    .tick = tick,
+    .settle = settle,
+    .reset = settle,
+    .destroy = destroy,
+};

@@ -4,10 +4,8 @@
  * interrupt. Reads of nothing give all-ones, writes to nothing are lost, as on
  * a real bus.
  */
-#include <errno.h>
 #include <linux/kvm.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "lv.h"
@@ -20,25 +18,18 @@
 #define I8042_RESET   0xfeu
 #define SERIAL_PORTS  8u
 
-static bool serial_at(const struct lv_vm *vm, uint32_t port)
+static bool serial_at(const struct lv_vm *vm, uint16_t port)
 {
 	return vm->has_serial && port >= vm->serial.port &&
 	       port < vm->serial.port + SERIAL_PORTS;
 }
 
-void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
-		  uint32_t size)
+void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint8_t byte)
 {
 	struct lv_vm *vm = vcpu->vm;
-	uint8_t byte = (uint8_t)value;
 
 	if (serial_at(vm, port)) {
-		/* The bus splits wider accesses into bytes at port, port + 1…
-		 */
-		for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++)
-			lv_serial_write(&vm->serial,
-					(uint16_t)(port + i - vm->serial.port),
-					(uint8_t)(value >> (8 * i)));
+		lv_serial_write(&vm->serial, port - vm->serial.port, byte);
 	} else if (port == 0) {
 		return; /* what the next two are when there is none */
 	} else if (port == vm->config.debug_port) {
@@ -56,20 +47,13 @@ void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
 	}
 }
 
-uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size)
+uint8_t lv_board_in(struct lv_vm *vm, uint16_t port)
 {
-	uint32_t value = UINT32_MAX;
-
+	if (serial_at(vm, port))
+		return lv_serial_read(&vm->serial, port - vm->serial.port);
 	if (port != 0 && port == vm->config.power_port)
 		return 0; /* sleep status: nothing woke us */
-	for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++) {
-		uint32_t at = port + i - vm->serial.port;
-
-		value &= ~(0xffu << (8 * i));
-		value |= (uint32_t)lv_serial_read(&vm->serial, (uint16_t)at)
-			 << (8 * i);
-	}
-	return value;
+	return 0xff;
 }
 
 void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
@@ -129,9 +113,9 @@ static int connect_register(struct lv_vm *vm, const struct lv_device *device,
  * an exit less. KVM keeps the eventfd, which nobody reads. */
 static int swallow_acks(struct lv_vm *vm, const struct lv_device *device)
 {
-	int fd = eventfd(0, EFD_CLOEXEC);
+	int fd = lv_eventfd_new();
 	int error =
-	    fd < 0 ? -errno
+	    fd < 0 ? fd
 		   : connect_register(vm, device, INTERRUPT_ACK, ISR_USED, fd);
 
 	(void)close(fd);
@@ -147,28 +131,28 @@ static int check_gsi(const struct lv_vm *vm, uint32_t gsi)
 
 /* Whether a device may sit at base with that interrupt. Where another one sits,
  * KVM refuses its registers: -EEXIST. */
-static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
+static int check_place(const struct lv_vm *vm,
+		       const struct lv_device_config *place)
 {
 	if (vm->started)
 		return -EBUSY;
 	if (vm->device_count == LV_MAX_DEVICES)
 		return -ENOSPC;
-	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
-	    lv_gpa(&vm->mem, base, 1) != NULL)
+	if (place->base % LV_PAGE != 0 || place->base > UINT64_MAX - LV_PAGE ||
+	    lv_gpa(&vm->mem, place->base, 1) != NULL)
 		return -EINVAL;
-	return check_gsi(vm, gsi);
+	return check_gsi(vm, place->gsi);
 }
 
-/* Takes the device over, also when it fails; error is its constructor's.
- * Returns its index. */
-static int plug(struct lv_vm *vm, struct lv_device *device, int error,
-		uint64_t base, uint32_t gsi)
+/* Takes the device over, also when it fails. Returns its index. */
+static int plug(struct lv_vm *vm, struct lv_device *device,
+		const struct lv_device_config *place)
 {
-	if (error < 0)
-		return error;
-	device->base = base;
+	int error;
+
+	device->base = place->base;
 	device->index = vm->device_count;
-	error = connect_irq(vm, device->irq_fd, gsi);
+	error = connect_irq(vm, device->irq_fd, place->gsi);
 	if (error >= 0)
 		error = swallow_acks(vm, device);
 	for (uint32_t q = 0; q < device->queues && error >= 0; q++)
@@ -180,32 +164,33 @@ static int plug(struct lv_vm *vm, struct lv_device *device, int error,
 		device->ops->destroy(device);
 		return error;
 	}
-	vm->gsi_used |= 1u << gsi;
+	vm->gsi_used |= 1u << place->gsi;
 	vm->device[vm->device_count] = device;
 	return (int)vm->device_count++;
 }
 
-#define ADD_DEVICE(kind)                                                       \
-	int lv_##kind##_add(struct lv_vm *vm,                                  \
-			    const struct lv_##kind##_config *config)           \
-	{                                                                      \
-		struct lv_device *device = NULL;                               \
-		int error = -EINVAL;                                           \
-                                                                               \
-		if (config->size == sizeof(*config))                           \
-			error = check_place(vm, config->base, config->gsi);    \
-		if (error == 0)                                                \
-			error = lv_##kind##_new(config, &vm->mem, &vm->events, \
-						&device);                      \
-		return plug(vm, device, error, config->base, config->gsi);     \
-	}
+int lv_device_add(struct lv_vm *vm, uint32_t kind, const void *config)
+{
+	static const struct lv_device_ops *const kinds[] = {
+	    &lv_balloon_ops, &lv_blk_ops, &lv_console_ops,
+	    &lv_net_ops,     &lv_rng_ops, &lv_vsock_ops};
+	const struct lv_device_ops *ops = NULL;
+	struct lv_device_config place; /* they all begin with it */
+	struct lv_device *device = NULL;
+	int error;
 
-ADD_DEVICE(balloon)
-ADD_DEVICE(blk)
-ADD_DEVICE(console)
-ADD_DEVICE(net)
-ADD_DEVICE(rng)
-ADD_DEVICE(vsock)
+	memcpy(&place, config, sizeof(place));
+	for (size_t i = 0; i < LV_LENGTH(kinds); i++)
+		if (kinds[i]->id == kind)
+			ops = kinds[i];
+	if (ops == NULL || place.size != ops->config_size)
+		return -EINVAL;
+	error = check_place(vm, &place);
+	if (error == 0)
+		error =
+		    lv_device_new(ops, config, &vm->mem, &vm->events, &device);
+	return error < 0 ? error : plug(vm, device, &place);
+}
 
 int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 {
@@ -237,7 +222,7 @@ int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 static bool is_balloon(const struct lv_vm *vm, uint32_t index)
 {
 	return index < vm->device_count &&
-	       vm->device[index]->ops->id == LV_BALLOON_ID;
+	       vm->device[index]->ops == &lv_balloon_ops;
 }
 
 int lv_balloon_set(struct lv_vm *vm, uint32_t index, uint32_t pages)

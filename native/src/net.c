@@ -7,25 +7,22 @@
  * over as many chains as it needs when the driver takes that (MRG_RXBUF), and
  * those chains appear in the used ring together: Linux counts them at once.
  */
-#include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
 
 #include "net.h"
 
-#define F_CSUM	     (1ull << 0)
-#define F_GUEST_CSUM (1ull << 1)
-#define F_MTU	     (1ull << 3)
-#define F_MAC	     (1ull << 5)
-#define F_GUEST_TSO  (3ull << 7) /* 4 and 6 */
-#define F_HOST_TSO   (3ull << 11)
-#define F_MRG_RXBUF  (1ull << 15)
-#define F_STATUS     (1ull << 16)
+/* CSUM, and what the guest and the host can take: TSO4 and TSO6 each. */
+#define OFFLOADS    (3ull << 0 | 3ull << 7 | 3ull << 11)
+#define F_MTU	    (1ull << 3)
+#define F_MAC	    (1ull << 5)
+#define F_MRG_RXBUF (1ull << 15)
+#define F_STATUS    (1ull << 16)
 
-#define LINK_UP	     1u
-#define MAC_BYTES    6u
-#define MTU_MIN	     68u
-#define NUM_BUFFERS  10u /* its offset in the header */
+#define LINK_UP	    1u
+#define MAC_BYTES   6u
+#define MTU_MIN	    68u
+#define NUM_BUFFERS 10u /* its offset in the header */
 
 enum { RX = 0, TX = 1 };
 
@@ -200,39 +197,41 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops net_ops = {
-    .id = 1,
+static int init(struct lv_device *device, const void *from)
+{
+	const struct lv_net_config *config = from;
+	struct net *net = (struct net *)device;
+	struct config space = {
+	    .status = LINK_UP, .pairs = 1, .mtu = config->mtu};
+	int error;
+
+	net->host.fd = -1;
+	if ((config->flags & ~LV_NET_TAP) != 0 || config->mtu < MTU_MIN ||
+	    memchr(config->name, 0, sizeof(config->name)) == NULL)
+		return -EINVAL;
+	if ((config->flags & LV_NET_TAP) != 0)
+		device->features |= OFFLOADS;
+	lv_limiter_init(&net->rx, &config->rx);
+	lv_limiter_init(&net->tx, &config->tx);
+	memcpy(net->mac, config->mac, MAC_BYTES);
+	memcpy(space.mac, config->mac, MAC_BYTES);
+	memcpy(device->config, &space, sizeof(space));
+	error = lv_net_host_open(&net->host, config);
+	device->poll_fd = net->host.fd;
+	device->poll_events = EPOLLIN | EPOLLOUT | EPOLLET;
+	return error;
+}
+
+const struct lv_device_ops lv_net_ops = {
+    .id = LV_DEVICE_NET,
+    .config_size = sizeof(struct lv_net_config),
+    .bytes = sizeof(struct net),
+    .queues = 2,
+    .space_bytes = sizeof(struct config),
+    .features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF,
+    .init = init,
     .notify = notify,
     .poll = poll,
     .tick = poll,
     .destroy = destroy,
 };
-
-int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out)
-{
-	struct config space = {
-	    .status = LINK_UP, .pairs = 1, .mtu = config->mtu};
-	uint64_t features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF;
-	struct net *net;
-	int error;
-
-	if ((config->flags & ~LV_NET_TAP) != 0 || config->mtu < MTU_MIN ||
-	    memchr(config->name, 0, sizeof(config->name)) == NULL)
-		return -EINVAL;
-	if ((config->flags & LV_NET_TAP) != 0)
-		features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO | F_HOST_TSO;
-	net = lv_device_new(sizeof(*net), &net_ops, 2, mem, events, features);
-	if (net == NULL)
-		return -errno;
-	lv_limiter_init(&net->rx, &config->rx);
-	lv_limiter_init(&net->tx, &config->tx);
-	memcpy(net->mac, config->mac, MAC_BYTES);
-	memcpy(space.mac, config->mac, MAC_BYTES);
-	memcpy(net->device.config, &space, sizeof(space));
-	net->device.config_bytes = sizeof(space);
-	error = lv_net_host_open(&net->host, config);
-	net->device.poll_fd = net->host.fd;
-	net->device.poll_events = EPOLLIN | EPOLLOUT | EPOLLET;
-	return lv_device_done(&net->device, error, out);
-}

@@ -2,7 +2,6 @@
  * rng.c - virtio entropy device (virtio 1.2, 5.4): fills what the driver offers
  * from the host kernel's generator, at most 64 KiB a request.
  */
-#include <errno.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -47,21 +46,11 @@ static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
 	return len;
 }
 
-static void notify(struct lv_device *device, uint32_t queue)
-{
-	lv_device_drain(device, queue, serve);
-}
-
-static const struct lv_device_ops rng_ops = {
-    .id = 4,
-    .notify = notify,
+const struct lv_device_ops lv_rng_ops = {
+    .id = LV_DEVICE_RNG,
+    .config_size = sizeof(struct lv_rng_config),
+    .bytes = sizeof(struct lv_device),
+    .queues = 1,
+    .serve = {serve},
     .destroy = lv_device_free,
 };
-
-int lv_rng_new(const struct lv_rng_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out)
-{
-	(void)config;
-	*out = lv_device_new(sizeof(**out), &rng_ops, 1, mem, events, 0);
-	return *out == NULL ? -errno : 0;
-}

@@ -8,7 +8,6 @@
  *
  * Under the owner's lock any thread may take what is done; only one submits.
  */
-#include <errno.h>
 #include <linux/io_uring.h>
 #include <poll.h>
 #include <string.h>
@@ -30,7 +29,7 @@ static int restrict_to(int ring, int file)
 	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, &file,
 		    1) < 0 ||
 	    syscall(SYS_io_uring_register, ring, IORING_REGISTER_RESTRICTIONS,
-		    allowed, sizeof(allowed) / sizeof(allowed[0])) < 0 ||
+		    allowed, LV_LENGTH(allowed)) < 0 ||
 	    syscall(SYS_io_uring_register, ring, IORING_REGISTER_ENABLE_RINGS,
 		    NULL, 0) < 0)
 		return -errno;

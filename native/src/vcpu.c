@@ -14,11 +14,9 @@
  * Whatever ends the machine (power off, reset, triple fault, failure) posts one
  * event and stops all vCPUs; the I/O thread goes on until lv_vm_stop.
  */
-#include <errno.h>
 #include <linux/kvm.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 #include "lv.h"
@@ -45,27 +43,24 @@ static void kick_all(struct lv_vm *vm)
 
 void lv_vm_halt(struct lv_vm *vm)
 {
-	(void)pthread_mutex_lock(&vm->gate_lock);
+	LV_LOCKED(&vm->gate_lock);
 	/* Pairs with the load in run(): a vCPU that misses immediate_exit sees
 	 * stopping before it enters the guest again. */
 	if (!atomic_exchange(&vm->stopping, true))
 		kick_all(vm);
 	(void)pthread_cond_broadcast(&vm->gate);
-	(void)pthread_mutex_unlock(&vm->gate_lock);
 }
 
 /* A vCPU that KVM let out: stays here while the machine is paused. */
 static void park(struct lv_vm *vm)
 {
-	(void)pthread_mutex_lock(&vm->gate_lock);
-	if (vm->paused) {
-		vm->parked++;
+	LV_LOCKED(&vm->gate_lock);
+	vm->parked++;
+	if (vm->paused)
 		(void)pthread_cond_broadcast(&vm->gate);
-		while (vm->paused && !vm->stopping)
-			(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
-		vm->parked--;
-	}
-	(void)pthread_mutex_unlock(&vm->gate_lock);
+	while (vm->paused && !vm->stopping)
+		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
+	vm->parked--;
 }
 
 int lv_vm_pause(struct lv_vm *vm)
@@ -93,7 +88,7 @@ int lv_vm_resume(struct lv_vm *vm)
 		return -EBUSY;
 	for (uint32_t i = 0; i < vm->device_count; i++)
 		(void)pthread_mutex_unlock(&vm->device[i]->lock);
-	(void)pthread_mutex_lock(&vm->gate_lock);
+	LV_LOCKED(&vm->gate_lock);
 	vm->paused = false;
 	for (uint32_t i = 0; i < vm->vcpu_count && !vm->stopping; i++) {
 		/* Or the guest takes the pause for a hang of its CPU. */
@@ -102,7 +97,6 @@ int lv_vm_resume(struct lv_vm *vm)
 				 __ATOMIC_SEQ_CST);
 	}
 	(void)pthread_cond_broadcast(&vm->gate);
-	(void)pthread_mutex_unlock(&vm->gate_lock);
 	return 0;
 }
 
@@ -125,23 +119,21 @@ void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
 	lv_events_post(&vm->events, &event);
 }
 
-/* `rep ins` and `rep outs` come as one exit with count > 1. */
+/* `rep ins` and `rep outs` come as one exit with count > 1. The bus splits
+ * wider accesses into bytes at port, port + 1… */
 static void handle_pio(struct lv_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
-	uint32_t size = run->io.size;
+	uint32_t bytes = run->io.count * run->io.size;
 
-	for (uint32_t i = 0; i < run->io.count; i++, data += size) {
-		uint32_t value = 0;
+	for (uint32_t i = 0; i < bytes; i++) {
+		uint16_t port = (uint16_t)(run->io.port + i % run->io.size);
 
-		if (run->io.direction == KVM_EXIT_IO_OUT) {
-			memcpy(&value, data, size);
-			lv_board_out(vcpu, run->io.port, value, size);
-		} else {
-			value = lv_board_in(vcpu->vm, run->io.port, size);
-			memcpy(data, &value, size);
-		}
+		if (run->io.direction == KVM_EXIT_IO_OUT)
+			lv_board_out(vcpu, port, data[i]);
+		else
+			data[i] = lv_board_in(vcpu->vm, port);
 	}
 }
 

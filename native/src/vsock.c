@@ -5,10 +5,8 @@
  * there is a buffer for it, by the connection whose turn it is. Payload goes
  * between socket and guest memory without a copy; no packet is ever queued.
  */
-#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "vsock.h"
@@ -130,7 +128,7 @@ void lv_conn_abort(struct lv_conn *conn)
 void lv_conn_deadline(struct lv_conn *conn)
 {
 	conn->deadline_ns = lv_now_ns() + TIMEOUT_NS;
-	conn->vsock->device.wants_tick = true;
+	lv_device_wake(&conn->vsock->device, conn->deadline_ns);
 }
 
 void lv_conn_shut(struct lv_conn *conn, uint32_t flags)
@@ -345,7 +343,7 @@ static uint16_t next_op(struct lv_conn *conn, const struct lv_chain *chain,
 					 LV_OP_RESPONSE, LV_OP_RW,
 					 LV_OP_SHUTDOWN, LV_OP_CREDIT_UPDATE};
 
-	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+	for (size_t i = 0; i < LV_LENGTH(order); i++) {
 		if (order[i] == LV_OP_RW && wants_data(conn)) {
 			/* Asks once when there is none. */
 			conn->asked_credit = credit(conn) == 0;
@@ -429,7 +427,6 @@ static void tick(struct lv_device *device)
 {
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 
-	device->wants_tick = false;
 	/* Downwards, as freeing one may lower the end. */
 	for (uint32_t i = vsock->used; i-- > 0;) {
 		struct lv_conn *conn = &vsock->conn[i];
@@ -439,7 +436,8 @@ static void tick(struct lv_device *device)
 			LV_COUNT(device, errors, 1);
 			lv_conn_abort(conn);
 		}
-		device->wants_tick |= conn->deadline_ns != 0;
+		if (conn->deadline_ns != 0)
+			lv_device_wake(device, conn->deadline_ns);
 	}
 	lv_device_drain(device, RX, give_packet);
 }
@@ -459,31 +457,32 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops vsock_ops = {
-    .id = 19,
+static int init(struct lv_device *device, const void *from)
+{
+	const struct lv_vsock_config *config = from;
+	struct lv_vsock *vsock = (struct lv_vsock *)device;
+	size_t len = strnlen(config->path, sizeof(config->path));
+
+	vsock->listen_fd = -1;
+	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
+	    len == 0 || len == sizeof(config->path))
+		return -EINVAL;
+	vsock->guest_cid = config->guest_cid;
+	memcpy(vsock->path, config->path, len);
+	memcpy(device->config, &vsock->guest_cid, sizeof(vsock->guest_cid));
+	return lv_vsock_listen(vsock);
+}
+
+const struct lv_device_ops lv_vsock_ops = {
+    .id = LV_DEVICE_VSOCK,
+    .config_size = sizeof(struct lv_vsock_config),
+    .bytes = sizeof(struct lv_vsock),
+    .queues = QUEUES,
+    .space_bytes = sizeof(uint64_t),
+    .init = init,
     .notify = notify,
     .poll = poll_host,
     .tick = tick,
     .reset = reset,
     .destroy = destroy,
 };
-
-int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
-		 struct lv_events *events, struct lv_device **out)
-{
-	struct lv_vsock *vsock;
-	size_t len = strnlen(config->path, sizeof(config->path));
-
-	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
-	    len == 0 || len == sizeof(config->path))
-		return -EINVAL;
-	vsock =
-	    lv_device_new(sizeof(*vsock), &vsock_ops, QUEUES, mem, events, 0);
-	if (vsock == NULL)
-		return -errno;
-	vsock->guest_cid = config->guest_cid;
-	memcpy(vsock->path, config->path, len);
-	memcpy(vsock->device.config, &vsock->guest_cid, sizeof(uint64_t));
-	vsock->device.config_bytes = sizeof(uint64_t);
-	return lv_device_done(&vsock->device, lv_vsock_listen(vsock), out);
-}

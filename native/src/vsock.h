@@ -82,7 +82,7 @@ struct lv_vsock {
 	struct lv_device device;
 	uint64_t guest_cid;
 	int listen_fd;
-	uint32_t next_port;
+	uint32_t ports; /* that hosts were given, wraps */
 	uint32_t conn_count, kill_count;
 	uint32_t used; /* slots behind it are free */
 	uint32_t turn; /* the slot that may send next */

@@ -8,14 +8,12 @@
  * lock and none outlives a reset. They are fetched one by one: handling one may
  * close a connection that another of the same batch would name.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -27,8 +25,7 @@
 #define LINE_MAX_BYTES	32u
 #define EVENTS_AT_ONCE	64
 #define BACKLOG		128
-#define HOST_PORT_FIRST 0x40000000u
-#define HOST_PORT_END	0x80000000u
+#define HOST_PORT_FIRST 0x40000000u /* and as many of them */
 
 /* ---- the guest's bytes ---- */
 
@@ -122,30 +119,11 @@ void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
 
 /* ---- unix sockets ---- */
 
-int lv_unix_open(const char *path,
-		 int (*how)(int, const struct sockaddr *, socklen_t))
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int error;
-
-	if (fd < 0)
-		return -errno;
-	memcpy(address.sun_path, path, strlen(path));
-	if (how(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
-		return fd;
-	error = -errno;
-	(void)close(fd);
-	return error;
-}
-
 int lv_vsock_listen(struct lv_vsock *vsock)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.u64 = LISTENER};
 	struct stat info;
 
-	vsock->next_port = HOST_PORT_FIRST;
-	vsock->listen_fd = -1;
 	vsock->device.poll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (vsock->device.poll_fd < 0)
 		return -errno;
@@ -220,11 +198,9 @@ static uint32_t pick_port(struct lv_vsock *vsock, uint32_t guest_port)
 {
 	uint32_t port;
 
-	do {
-		port = vsock->next_port++;
-		if (vsock->next_port == HOST_PORT_END)
-			vsock->next_port = HOST_PORT_FIRST;
-	} while (lv_conn_find(vsock, guest_port, port) != NULL);
+	do
+		port = HOST_PORT_FIRST + vsock->ports++ % HOST_PORT_FIRST;
+	while (lv_conn_find(vsock, guest_port, port) != NULL);
 	return port;
 }
 

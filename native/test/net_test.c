@@ -258,7 +258,7 @@ static void the_limit_delays_and_loses_nothing(void)
 		CHECK(wake_ns > 0);
 		while (lv_now_ns() < wake_ns)
 			continue;
-		(void)lv_device_tick(l.w.device, lv_now_ns(), false);
+		(void)lv_device_tick(l.w.device, lv_now_ns());
 	}
 	CHECK(l.w.device->stats.throttled > 0);
 	stop(&l);

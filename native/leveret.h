@@ -18,6 +18,8 @@
 
 #include <stdint.h>
 
+#pragma GCC visibility push(default)
+
 #define LV_ABI_VERSION 2u
 #define LV_MAX_VCPUS   32u
 #define LV_MAX_DEVICES 16u
@@ -295,5 +297,7 @@ struct lv_device_stats {
 };
 int lv_device_stats(struct lv_vm *vm, uint32_t device,
 		    struct lv_device_stats *out);
+
+#pragma GCC visibility pop
 
 #endif

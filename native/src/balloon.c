@@ -7,7 +7,6 @@
  * Statistics come when the host asks for the last ones: only then is the
  * driver's buffer given back to be filled anew.
  */
-#include <string.h>
 #include <sys/mman.h>
 
 #include "lv.h"
@@ -55,8 +54,7 @@ static int64_t inflate(struct lv_device *device, const struct lv_chain *chain)
 	if (chain->writable > 0 || count > PFNS_MAX ||
 	    chain->readable_bytes % sizeof(uint32_t) != 0)
 		return LV_MALFORMED;
-	(void)lv_iov_read(chain->iov, chain->readable, 0, balloon->pfns,
-			  count * sizeof(uint32_t));
+	(void)lv_chain_read(chain, 0, balloon->pfns, count * sizeof(uint32_t));
 	for (size_t i = 0; i < count; i = next) {
 		uint64_t gpa = (uint64_t)balloon->pfns[i] * LV_PAGE;
 		uint64_t len = LV_PAGE;
@@ -117,8 +115,8 @@ static int64_t take_stats(struct lv_device *device,
 		return LV_MALFORMED;
 	/* As many as there are kinds, however long the buffer is. */
 	for (uint32_t i = 0; i < LV_BALLOON_STATS; i++, at += sizeof(stat)) {
-		if (lv_iov_read(chain->iov, chain->readable, at, &stat,
-				sizeof(stat)) < sizeof(stat))
+		if (lv_chain_read(chain, at, &stat, sizeof(stat)) <
+		    sizeof(stat))
 			break;
 		if (stat.tag < LV_BALLOON_STATS)
 			balloon->stats.guest[stat.tag] = stat.value;

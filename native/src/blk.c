@@ -19,9 +19,6 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -181,37 +178,31 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t bytes)
 	       bytes / SECTOR <= blk->sectors - sector;
 }
 
-static int do_in(struct blk *blk, const struct lv_chain *chain,
-		 struct request *request)
+static int do_transfer(struct blk *blk, const struct lv_chain *chain,
+		       struct request *request)
 {
+	uint64_t sent = chain->readable_bytes - sizeof(struct header);
+	bool in = request->type == REQ_IN;
 	ssize_t done;
 
-	request->bytes = request->filled = request->room;
-	if (chain->readable_bytes != sizeof(struct header) ||
+	/* One way, so all of it is what lies between header and status. */
+	request->bytes = sent + request->room;
+	if ((in ? sent : request->room) != 0 ||
 	    !in_range(blk, request->sector, request->bytes))
 		return MALFORMED;
-	request->count =
-	    lv_iov_slice(request->iov, chain->iov + chain->readable,
-			 chain->writable, 0, request->bytes);
+	if (!in && blk->read_only)
+		return IOERR;
+	request->filled = request->room;
+	request->count = lv_iov_slice(request->iov, chain->iov,
+				      chain->readable + chain->writable,
+				      sizeof(struct header), request->bytes);
+	if (!in)
+		return outcome(blk, request, -EAGAIN);
 	done = preadv2(blk->fd, request->iov, (int)request->count,
 		       (off_t)(request->sector * SECTOR), RWF_NOWAIT);
 	if (done < 0 || (uint64_t)done != request->bytes)
 		return hold(blk, request);
 	return outcome(blk, request, done);
-}
-
-static int do_out(struct blk *blk, const struct lv_chain *chain,
-		  struct request *request)
-{
-	request->bytes = chain->readable_bytes - sizeof(struct header);
-	if (request->room != 0 ||
-	    !in_range(blk, request->sector, request->bytes))
-		return MALFORMED;
-	if (blk->read_only)
-		return IOERR;
-	request->count = lv_iov_slice(request->iov, chain->iov, chain->readable,
-				      sizeof(struct header), request->bytes);
-	return outcome(blk, request, -EAGAIN);
 }
 
 static int erase(const struct blk *blk, const struct segment *segment,
@@ -248,8 +239,7 @@ static int do_erase(const struct blk *blk, const struct lv_chain *chain,
 	for (size_t at = sizeof(struct header);
 	     at < chain->readable_bytes && status == OK;
 	     at += sizeof(segment)) {
-		(void)lv_iov_read(chain->iov, chain->readable, at, &segment,
-				  sizeof(segment));
+		(void)lv_chain_read(chain, at, &segment, sizeof(segment));
 		if ((segment.flags & ~known) != 0)
 			return UNSUPP; /* 5.2.6.2 */
 		if (segment.sectors > ERASE_SECTORS ||
@@ -267,8 +257,7 @@ static int do_get_id(const struct blk *blk, const struct lv_chain *chain,
 	request->filled = ID_BYTES;
 	if (request->room < ID_BYTES)
 		return MALFORMED;
-	(void)lv_iov_write(chain->iov + chain->readable, chain->writable, 0,
-			   blk->id, ID_BYTES);
+	(void)lv_chain_write(chain, 0, blk->id, ID_BYTES);
 	return OK;
 }
 
@@ -296,8 +285,7 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	    &chain->iov[chain->readable + chain->writable - 1];
 	struct header header;
 
-	(void)lv_iov_read(chain->iov, chain->readable, 0, &header,
-			  sizeof(header));
+	(void)lv_chain_read(chain, 0, &header, sizeof(header));
 	request->head = chain->head;
 	request->type = header.type;
 	request->bytes = 0;
@@ -307,9 +295,8 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	request->sector = header.sector;
 	switch (header.type) {
 	case REQ_IN:
-		return do_in(blk, chain, request);
 	case REQ_OUT:
-		return do_out(blk, chain, request);
+		return do_transfer(blk, chain, request);
 	case REQ_FLUSH:
 		return blk->read_only ? OK : hold(blk, request);
 	case REQ_GET_ID:

@@ -5,8 +5,6 @@
  * a real bus.
  */
 #include <linux/kvm.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -27,24 +25,27 @@ static bool serial_at(const struct lv_vm *vm, uint16_t port)
 void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint8_t byte)
 {
 	struct lv_vm *vm = vcpu->vm;
+	struct lv_event event = {.vcpu = vcpu->id};
 
 	if (serial_at(vm, port)) {
 		lv_serial_write(&vm->serial, port - vm->serial.port, byte);
 	} else if (port == 0) {
 		return; /* what the next two are when there is none */
 	} else if (port == vm->config.debug_port) {
-		struct lv_event event = {
-		    .kind = LV_EVENT_DEBUG, .vcpu = vcpu->id, .value = byte};
-
+		event.kind = LV_EVENT_DEBUG;
+		event.value = byte;
 		lv_events_post(&vm->events, &event);
+		return;
 	} else if (port == vm->config.power_port) {
 		if (byte == vm->config.power_off)
-			lv_vm_end(vcpu, LV_EVENT_POWER_OFF, 0, 0, 0);
+			event.kind = LV_EVENT_POWER_OFF;
 		else if (byte == vm->config.reset)
-			lv_vm_end(vcpu, LV_EVENT_RESET, 0, 0, 0);
+			event.kind = LV_EVENT_RESET;
 	} else if (port == I8042_PORT && byte == I8042_RESET) {
-		lv_vm_end(vcpu, LV_EVENT_RESET, 0, 0, 0);
+		event.kind = LV_EVENT_RESET;
 	}
+	if (event.kind != LV_EVENT_NONE)
+		lv_vm_end(vcpu, event);
 }
 
 uint8_t lv_board_in(struct lv_vm *vm, uint16_t port)
@@ -77,8 +78,16 @@ void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
 {
 	struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = gsi};
+	int error;
 
-	return lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
+	if (gsi >= GSI_MAX)
+		return -EINVAL;
+	if ((vm->gsi_used & 1u << gsi) != 0)
+		return -EEXIST;
+	error = lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
+	if (error >= 0)
+		vm->gsi_used |= 1u << gsi;
+	return error;
 }
 
 int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi)
@@ -122,26 +131,18 @@ static int swallow_acks(struct lv_vm *vm, const struct lv_device *device)
 	return error;
 }
 
-static int check_gsi(const struct lv_vm *vm, uint32_t gsi)
-{
-	if (gsi >= GSI_MAX)
-		return -EINVAL;
-	return (vm->gsi_used & 1u << gsi) != 0 ? -EEXIST : 0;
-}
-
-/* Whether a device may sit at base with that interrupt. Where another one sits,
- * KVM refuses its registers: -EEXIST. */
-static int check_place(const struct lv_vm *vm,
-		       const struct lv_device_config *place)
+/* Whether a device may sit there. Where another one sits, KVM refuses its
+ * registers: -EEXIST. */
+static int check_base(const struct lv_vm *vm, uint64_t base)
 {
 	if (vm->started)
 		return -EBUSY;
 	if (vm->device_count == LV_MAX_DEVICES)
 		return -ENOSPC;
-	if (place->base % LV_PAGE != 0 || place->base > UINT64_MAX - LV_PAGE ||
-	    lv_gpa(&vm->mem, place->base, 1) != NULL)
+	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
+	    lv_gpa(&vm->mem, base, 1) != NULL)
 		return -EINVAL;
-	return check_gsi(vm, place->gsi);
+	return 0;
 }
 
 /* Takes the device over, also when it fails. Returns its index. */
@@ -164,7 +165,6 @@ static int plug(struct lv_vm *vm, struct lv_device *device,
 		device->ops->destroy(device);
 		return error;
 	}
-	vm->gsi_used |= 1u << place->gsi;
 	vm->device[vm->device_count] = device;
 	return (int)vm->device_count++;
 }
@@ -185,7 +185,7 @@ int lv_device_add(struct lv_vm *vm, uint32_t kind, const void *config)
 			ops = kinds[i];
 	if (ops == NULL || place.size != ops->config_size)
 		return -EINVAL;
-	error = check_place(vm, &place);
+	error = check_base(vm, place.base);
 	if (error == 0)
 		error =
 		    lv_device_new(ops, config, &vm->mem, &vm->events, &device);
@@ -199,24 +199,16 @@ int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 	if (config->size != sizeof(*config) ||
 	    config->port > UINT16_MAX - SERIAL_PORTS)
 		return -EINVAL;
-	if (vm->started)
-		return -EBUSY;
-	if (vm->has_serial)
-		return -EEXIST;
-	error = check_gsi(vm, config->gsi);
-	if (error < 0)
-		return error;
+	if (vm->started || vm->has_serial)
+		return vm->started ? -EBUSY : -EEXIST;
 	error = lv_serial_init(&vm->serial, config);
 	if (error < 0)
 		return error;
 	error = connect_irq(vm, vm->serial.irq_fd, config->gsi);
-	if (error < 0) {
+	if (error < 0)
 		lv_serial_free(&vm->serial);
-		return error;
-	}
-	vm->gsi_used |= 1u << config->gsi;
-	vm->has_serial = true;
-	return 0;
+	vm->has_serial = error >= 0;
+	return error;
 }
 
 static bool is_balloon(const struct lv_vm *vm, uint32_t index)

@@ -26,8 +26,8 @@ static int64_t take_text(struct lv_device *device, const struct lv_chain *chain)
 	if (chain->writable > 0)
 		LV_COUNT(device, malformed, 1);
 	for (uint64_t at = 0; at < len; at += sizeof(text)) {
-		size_t got = lv_iov_read(chain->iov, chain->readable, at, text,
-					 lv_min(sizeof(text), len - at));
+		size_t got = lv_chain_read(chain, at, text,
+					   lv_min(sizeof(text), len - at));
 
 		for (size_t i = 0; i < got; i++)
 			lv_output_put(output, text[i]);

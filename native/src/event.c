@@ -4,9 +4,7 @@
  * likes, so they never take the last place: an event that ends the machine
  * always finds room.
  */
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -20,8 +18,7 @@ uint64_t lv_now_ns(void)
 
 int lv_events_init(struct lv_events *events)
 {
-	memset(events, 0, sizeof(*events));
-	events->fd = lv_eventfd_new();
+	*events = (struct lv_events){.fd = lv_eventfd_new()};
 	(void)pthread_mutex_init(&events->lock, NULL);
 	return events->fd < 0 ? events->fd : 0;
 }

@@ -3,10 +3,8 @@
  * on exec, and never blocking.
  */
 #include <fcntl.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include "lv.h"
 

@@ -10,7 +10,6 @@
  */
 #include <signal.h>
 #include <sys/epoll.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -131,7 +130,8 @@ static int watch_device(struct lv_io *io, uint32_t index)
 		error = watch(io, device->kick_fd[q], EPOLLIN,
 			      tag(TAG_KICK + q, index));
 	if (error == 0 && device->poll_fd >= 0)
-		error = watch(io, device->poll_fd, device->poll_events,
+		error = watch(io, device->poll_fd,
+			      EPOLLIN | device->ops->poll_events,
 			      tag(TAG_POLL, index));
 	return error;
 }

@@ -20,12 +20,12 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
-#pragma GCC visibility push(default)
 #include "../leveret.h"
-#pragma GCC visibility pop
 
 #define LV_PAGE		 4096u
 #define LV_QUEUE_MAX	 256u
@@ -81,12 +81,14 @@ struct lv_mem {
 /* Address of [gpa, gpa + len) when it lies inside one region, else NULL. */
 void *lv_gpa(const struct lv_mem *mem, uint64_t gpa, uint64_t len);
 
-/* Copies between a buffer and iovecs from byte `offset` of them on; returns the
- * bytes copied, fewer than len where the iovecs end. */
-size_t lv_iov_read(const struct iovec *iov, uint32_t count, size_t offset,
-		   void *buf, size_t len);
-size_t lv_iov_write(const struct iovec *iov, uint32_t count, size_t offset,
-		    const void *buf, size_t len);
+/* Copies between a buffer and the readable or writable part of a chain, from
+ * byte `offset` of it on; returns the bytes copied, fewer than len where it
+ * ends. */
+struct lv_chain;
+size_t lv_chain_read(const struct lv_chain *chain, size_t offset, void *buf,
+		     size_t len);
+size_t lv_chain_write(const struct lv_chain *chain, size_t offset,
+		      const void *buf, size_t len);
 /* The part [offset, offset + len) of src as iovecs in dst (room for count);
  * returns how many. */
 uint32_t lv_iov_slice(struct iovec *dst, const struct iovec *src,
@@ -198,7 +200,8 @@ struct lv_device_ops {
 	 * whom says serve, NULL = they stay. */
 	void (*notify)(struct lv_device *device, uint32_t queue);
 	lv_serve *serve[4];
-	/* poll_fd is readable. I/O thread. */
+	uint32_t poll_events; /* EPOLL*, beside EPOLLIN */
+	/* They came from poll_fd. I/O thread. */
 	void (*poll)(struct lv_device *device);
 	/* It is wake_ns. */
 	void (*tick)(struct lv_device *device);
@@ -223,10 +226,9 @@ struct lv_device {
 	uint32_t queues;
 	int irq_fd;
 	int kick_fd[LV_QUEUES_MAX];
-	int poll_fd;	      /* -1 = none */
-	uint32_t poll_events; /* EPOLLIN unless the constructor says more */
-	uint64_t wake_ns;     /* call tick then; 0 = no wish */
-	uint64_t now_ns;      /* of the last tick */
+	int poll_fd;	  /* -1 = none */
+	uint64_t wake_ns; /* call tick then; 0 = no wish */
+	uint64_t now_ns;  /* of the last tick */
 
 	/* Registers. status and isr are read without the lock. */
 	_Atomic uint32_t status;
@@ -323,6 +325,7 @@ struct lv_uring {
 	const struct io_uring_cqe *cqes;
 	_Atomic uint32_t *sq_tail, *cq_head, *cq_tail;
 	uint32_t cq_mask;
+	uint32_t tail, head; /* ours; what the kernel sees are the above */
 	uint32_t queued, in_flight;
 };
 
@@ -463,8 +466,7 @@ int lv_vcpu_start(struct lv_vcpu *vcpu);
 void lv_vm_halt(struct lv_vm *vm);
 /* The machine is over: lets its output out, halts it, posts why. vCPU threads.
  */
-void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
-	       uint64_t value, int error);
+void lv_vm_end(struct lv_vcpu *vcpu, struct lv_event why);
 /* A byte to or from a port. vCPU threads. */
 void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint8_t byte);
 uint8_t lv_board_in(struct lv_vm *vm, uint16_t port);

@@ -14,9 +14,6 @@
  * interrupt registers are atomics: acknowledging never waits for a disk.
  */
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -62,7 +59,6 @@ int lv_device_new(const struct lv_device_ops *ops, const void *config,
 	if (device == NULL)
 		return -ENOMEM;
 	device->ops = ops;
-	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
 	device->features = ops->features | LV_VIRTIO_F_VERSION_1 |

@@ -14,9 +14,7 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <unistd.h>
 
 #include "net.h"
 
@@ -153,14 +151,14 @@ void lv_net_host_take(struct lv_net_host *host)
 
 int lv_net_host_flush(struct lv_net_host *host)
 {
-	while (host->out_start < host->out_end) {
+	while (host->out_len > 0) {
 		ssize_t sent = TEMP_FAILURE_RETRY(
-		    send(host->fd, host->out + host->out_start,
-			 host->out_end - host->out_start, MSG_NOSIGNAL));
+		    send(host->fd, host->out, host->out_len, MSG_NOSIGNAL));
 
 		if (sent < 0)
 			return -errno;
-		host->out_start += (uint32_t)sent;
+		host->out_len -= (uint32_t)sent;
+		memmove(host->out, host->out + sent, host->out_len);
 	}
 	return 0;
 }
@@ -182,11 +180,12 @@ static int send_stream(struct lv_net_host *host, const struct lv_chain *chain)
 	sent = TEMP_FAILURE_RETRY(sendmsg(host->fd, &message, MSG_NOSIGNAL));
 	if (sent < 0)
 		return -errno;
-	if ((uint32_t)sent < PREFIX + bytes) {
-		host->out_start = 0;
-		host->out_end = (uint32_t)lv_iov_read(
-		    host->iov, (uint32_t)message.msg_iovlen, (size_t)sent,
-		    host->out, PREFIX + LV_NET_FRAME_MAX);
+	host->out_len = PREFIX + bytes - (uint32_t)sent;
+	if (host->out_len > 0) {
+		memcpy(host->out, &prefix, PREFIX);
+		(void)lv_chain_read(chain, LV_NET_HEADER, host->out + PREFIX,
+				    bytes);
+		memmove(host->out, host->out + sent, host->out_len);
 	}
 	return 0;
 }

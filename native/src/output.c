@@ -4,9 +4,7 @@
  * passes the limit, is dropped and counted: a guest can fill neither the host's
  * disk nor its patience. The owner's lock is held.
  */
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "lv.h"
 

@@ -3,7 +3,6 @@
  * from the host kernel's generator, at most 64 KiB a request.
  */
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -15,21 +14,14 @@ static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
 	uint32_t done = 0;
 
 	for (uint32_t i = 0; i < chain->writable; i++) {
-		uint8_t *at = iov[i].iov_base;
-		uint8_t *end =
-		    at + lv_min(iov[i].iov_len, REQUEST_MAX_BYTES - done);
+		size_t len = lv_min(iov[i].iov_len, REQUEST_MAX_BYTES - done);
+		ssize_t got =
+		    TEMP_FAILURE_RETRY(getrandom(iov[i].iov_base, len, 0));
 
-		while (at < end) {
-			ssize_t got = TEMP_FAILURE_RETRY(
-			    getrandom(at, (size_t)(end - at), 0));
-
-			if (got <= 0) {
-				LV_COUNT(device, errors, 1);
-				return done;
-			}
-			at += got;
-			done += (uint32_t)got;
-		}
+		LV_COUNT(device, errors, got < 0);
+		done += got > 0 ? (uint32_t)got : 0;
+		if (got != (ssize_t)len) /* less than asked for is an answer */
+			break;
 	}
 	return done;
 }

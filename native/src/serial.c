@@ -3,8 +3,6 @@
  * use: it sends, and nothing ever arrives. Registers are handled on the vCPU
  * thread under the serial's own lock.
  */
-#include <unistd.h>
-
 #include "lv.h"
 
 enum {

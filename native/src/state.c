@@ -2,7 +2,6 @@
  * state.c - a vCPU's state in the kernel's own structs, and what is counted.
  */
 #include <linux/kvm.h>
-#include <string.h>
 
 #include "lv.h"
 

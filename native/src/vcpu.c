@@ -100,23 +100,22 @@ int lv_vm_resume(struct lv_vm *vm)
 	return 0;
 }
 
-void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
-	       uint64_t value, int error)
+void lv_vm_end(struct lv_vcpu *vcpu, struct lv_event why)
 {
 	struct lv_vm *vm = vcpu->vm;
-	struct lv_event event = {
-	    .kind = kind,
-	    .vcpu = vcpu->id,
-	    .detail = detail,
-	    .value = value,
-	    .error = error,
-	};
 
+	why.vcpu = vcpu->id;
 	if (vm->has_serial)
 		lv_serial_flush(&vm->serial);
 	/* First, so that whoever reads the event may have the vCPU's state. */
 	lv_vm_halt(vm);
-	lv_events_post(&vm->events, &event);
+	lv_events_post(&vm->events, &why);
+}
+
+static void fail(struct lv_vcpu *vcpu, int error)
+{
+	lv_vm_end(vcpu, (struct lv_event){.kind = LV_EVENT_VCPU_FAILED,
+					  .error = error});
 }
 
 /* `rep ins` and `rep outs` come as one exit with count > 1. The bus splits
@@ -140,33 +139,31 @@ static void handle_pio(struct lv_vcpu *vcpu)
 static void handle_other(struct lv_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
-	uint32_t kind = LV_EVENT_VCPU_FAILED;
-	uint64_t value = 0;
+	struct lv_event event = {
+	    .kind = LV_EVENT_VCPU_FAILED,
+	    .detail = run->exit_reason,
+	};
 
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN: /* triple fault */
-		kind = LV_EVENT_RESET;
+		event.kind = LV_EVENT_RESET;
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		value = run->system_event.type;
-		if (value == KVM_SYSTEM_EVENT_SHUTDOWN)
-			kind = LV_EVENT_POWER_OFF;
-		else if (value == KVM_SYSTEM_EVENT_RESET)
-			kind = LV_EVENT_RESET;
+		event.value = run->system_event.type;
+		if (event.value == KVM_SYSTEM_EVENT_SHUTDOWN)
+			event.kind = LV_EVENT_POWER_OFF;
+		else if (event.value == KVM_SYSTEM_EVENT_RESET)
+			event.kind = LV_EVENT_RESET;
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
-		value = run->fail_entry.hardware_entry_failure_reason;
+	case KVM_EXIT_UNKNOWN: /* which has it in the same place */
+		event.value = run->fail_entry.hardware_entry_failure_reason;
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		value = run->internal.suberror;
-		break;
-	case KVM_EXIT_UNKNOWN:
-		value = run->hw.hardware_exit_reason;
-		break;
-	default:
+		event.value = run->internal.suberror;
 		break;
 	}
-	lv_vm_end(vcpu, kind, run->exit_reason, value, 0);
+	lv_vm_end(vcpu, event);
 }
 
 static void handle_exit(struct lv_vcpu *vcpu)
@@ -205,7 +202,7 @@ static void *run(void *arg)
 	park(vm); /* until all of them exist */
 	error = lv_filter_install(&vm->vcpu_filter, 0);
 	if (error < 0)
-		lv_vm_end(vcpu, LV_EVENT_VCPU_FAILED, 0, 0, -error);
+		fail(vcpu, -error);
 	while (!vm->stopping) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			handle_exit(vcpu);
@@ -216,7 +213,7 @@ static void *run(void *arg)
 			/* A halted AP was woken without a SIPI. */
 			(void)sched_yield();
 		} else {
-			lv_vm_end(vcpu, LV_EVENT_VCPU_FAILED, 0, 0, errno);
+			fail(vcpu, errno);
 		}
 	}
 	return NULL;

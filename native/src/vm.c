@@ -10,11 +10,9 @@
 #include <linux/kvm.h>
 #include <linux/memfd.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -51,22 +49,21 @@ int lv_ioctl(int fd, unsigned long request, void *arg)
 static int open_kvm(uint32_t *missing)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int error = -ENODEV;
+	int error = 0;
 
 	if (fd < 0)
 		return -errno;
 	if (ioctl(fd, KVM_GET_API_VERSION, 0) != API_VERSION)
-		goto fail;
-	for (size_t i = 0; i < LV_LENGTH(needed_caps); i++) {
+		error = -ENODEV;
+	for (size_t i = 0; i < LV_LENGTH(needed_caps) && error == 0; i++) {
 		if (ioctl(fd, KVM_CHECK_EXTENSION, needed_caps[i]) > 0)
 			continue;
 		if (missing != NULL)
 			*missing = needed_caps[i];
 		error = -ENOTSUP;
-		goto fail;
 	}
-	return fd;
-fail:
+	if (error == 0)
+		return fd;
 	(void)close(fd);
 	return error;
 }

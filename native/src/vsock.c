@@ -5,9 +5,7 @@
  * there is a buffer for it, by the connection whose turn it is. Payload goes
  * between socket and guest memory without a copy; no packet is ever queued.
  */
-#include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "vsock.h"
 
@@ -39,11 +37,11 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 			    enum lv_conn_state state, uint32_t guest_port,
 			    uint32_t host_port)
 {
+	static const uint32_t most[] = {LV_VSOCK_CONNS, LV_VSOCK_KILLS};
 	bool killed = fd < 0;
 	struct lv_conn *conn = vsock->conn;
 
-	if (killed ? vsock->kill_count == LV_VSOCK_KILLS
-		   : vsock->conn_count == LV_VSOCK_CONNS) {
+	if (vsock->count[killed] == most[killed]) {
 		LV_COUNT(&vsock->device, dropped, 1);
 		if (!killed)
 			(void)close(fd);
@@ -53,8 +51,7 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 		conn++;
 	if (conn == vsock->conn + vsock->used)
 		vsock->used++;
-	vsock->kill_count += killed;
-	vsock->conn_count += !killed;
+	vsock->count[killed]++;
 	conn->vsock = vsock;
 	conn->state = state;
 	conn->fd = fd;
@@ -74,7 +71,6 @@ void lv_conn_drop_buf(struct lv_conn *conn)
 	if (conn->buf != NULL)
 		(void)munmap(conn->buf, LV_VSOCK_BUF);
 	conn->buf = NULL;
-	conn->buf_first = 0;
 	conn->buf_len = 0;
 }
 
@@ -91,8 +87,7 @@ void lv_conn_free(struct lv_conn *conn)
 	struct lv_vsock *vsock = conn->vsock;
 
 	close_host(conn);
-	vsock->kill_count -= conn->killed;
-	vsock->conn_count -= !conn->killed;
+	vsock->count[conn->killed]--;
 	memset(conn, 0, sizeof(*conn));
 	while (vsock->used > 0 &&
 	       vsock->conn[vsock->used - 1].state == LV_CONN_FREE)
@@ -176,7 +171,7 @@ static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 	struct lv_conn *conn = NULL;
 	int fd = -1;
 
-	if (vsock->conn_count < LV_VSOCK_CONNS)
+	if (vsock->count[0] < LV_VSOCK_CONNS)
 		fd = lv_vsock_dial(vsock, header->dst_port);
 	if (fd >= 0)
 		conn = lv_conn_new(vsock, fd, LV_CONN_OPEN, header->src_port,
@@ -207,9 +202,6 @@ static void take_rst(struct lv_conn *conn)
 static bool take_op(struct lv_conn *conn, const struct header *header,
 		    const struct lv_chain *chain)
 {
-	struct iovec iov[LV_QUEUE_MAX];
-	uint32_t count;
-
 	if (header->op == LV_OP_RST)
 		take_rst(conn);
 	if (conn->state < LV_CONN_REQUESTED || conn->state == LV_CONN_DEAD)
@@ -225,9 +217,7 @@ static bool take_op(struct lv_conn *conn, const struct header *header,
 		if (header->len > LV_VSOCK_BUF - conn->buf_len ||
 		    (conn->guest_shut & LV_SHUT_SEND) != 0)
 			return false;
-		count = lv_iov_slice(iov, chain->iov, chain->readable,
-				     sizeof(*header), header->len);
-		lv_vsock_deliver(conn, iov, count, header->len);
+		lv_vsock_deliver(conn, chain, sizeof(*header), header->len);
 		return true;
 	case LV_OP_SHUTDOWN:
 		conn->guest_shut |= (uint8_t)(header->flags & LV_SHUT_BOTH);
@@ -251,8 +241,8 @@ static int64_t take_packet(struct lv_device *device,
 	struct lv_conn *conn;
 	bool good = true;
 
-	if (lv_iov_read(chain->iov, chain->readable, 0, &header,
-			sizeof(header)) != sizeof(header) ||
+	if (lv_chain_read(chain, 0, &header, sizeof(header)) !=
+		sizeof(header) ||
 	    header.len > PAYLOAD_MAX ||
 	    header.len > chain->readable_bytes - sizeof(header) ||
 	    /* 5.10.6.4.1: a spoofed source, or not for us */
@@ -313,10 +303,9 @@ static struct lv_conn *next_conn(struct lv_vsock *vsock)
 static uint32_t read_host(struct lv_conn *conn, const struct lv_chain *chain)
 {
 	struct iovec iov[LV_QUEUE_MAX];
-	uint64_t room = chain->writable_bytes - sizeof(struct header);
-	uint32_t count = lv_iov_slice(
-	    iov, chain->iov, chain->writable, sizeof(struct header),
-	    lv_min(room, lv_min(credit(conn), PAYLOAD_MAX)));
+	uint32_t count = lv_iov_slice(iov, chain->iov, chain->writable,
+				      sizeof(struct header),
+				      lv_min(credit(conn), PAYLOAD_MAX));
 	ssize_t got;
 
 	got = TEMP_FAILURE_RETRY(readv(conn->fd, iov, (int)count));
@@ -381,8 +370,7 @@ static uint32_t send_packet(struct lv_conn *conn, const struct lv_chain *chain)
 
 	if (op == 0)
 		return 0;
-	(void)lv_iov_write(chain->iov, chain->writable, 0, &header,
-			   sizeof(header));
+	(void)lv_chain_write(chain, 0, &header, sizeof(header));
 	/* Any packet carries the credit (5.10.6.3). */
 	conn->fwd_told = conn->fwd;
 	conn->pending &= ~LV_OP_BIT(LV_OP_CREDIT_UPDATE);

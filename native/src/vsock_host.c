@@ -11,12 +11,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include "vsock.h"
 
@@ -74,24 +72,27 @@ static void flush(struct lv_conn *conn)
 	uint32_t done = 1;
 
 	while (conn->buf_len > 0 && done > 0) {
-		struct iovec iov = {conn->buf + conn->buf_first, conn->buf_len};
+		struct iovec iov = {conn->buf, conn->buf_len};
 
 		done = send_some(conn, &iov, 1);
-		conn->buf_first += done;
-		conn->buf_len -= done;
+		conn->buf_len -= done; /* 0 when it is dropped */
+		memmove(conn->buf, conn->buf + done, conn->buf_len);
 	}
 	if (conn->buf_len == 0)
 		lv_conn_drop_buf(conn);
 }
 
-void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
-		      uint32_t len)
+void lv_vsock_deliver(struct lv_conn *conn, const struct lv_chain *chain,
+		      uint32_t offset, uint32_t len)
 {
+	struct iovec iov[LV_QUEUE_MAX];
 	uint32_t done = 0;
 
 	/* Behind what waits already; the socket says when it has room again. */
 	if (conn->buf_len == 0 && len > 0 && (conn->shut & LV_SHUT_RCV) == 0)
-		done = send_some(conn, iov, count);
+		done = send_some(conn, iov,
+				 lv_iov_slice(iov, chain->iov, chain->readable,
+					      offset, len));
 	if ((conn->shut & LV_SHUT_RCV) != 0) {
 		drop_bytes(conn, len - done);
 		return;
@@ -109,12 +110,8 @@ void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
 		lv_conn_abort(conn);
 		return;
 	}
-	/* At most once for each time that the socket took some. */
-	if (conn->buf_first > 0)
-		memmove(conn->buf, conn->buf + conn->buf_first, conn->buf_len);
-	conn->buf_first = 0;
-	conn->buf_len += (uint32_t)lv_iov_read(
-	    iov, count, done, conn->buf + conn->buf_len, len - done);
+	conn->buf_len += (uint32_t)lv_chain_read(
+	    chain, offset + done, conn->buf + conn->buf_len, len - done);
 }
 
 /* ---- unix sockets ---- */

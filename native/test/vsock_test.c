@@ -222,7 +222,7 @@ static void what_the_guest_sent_before_it_closed_arrives(uint16_t op)
 		pump(&n);
 	}
 	CHECK(got_bytes == sent);
-	CHECK(((struct lv_vsock *)n.w.device)->conn_count <= 1);
+	CHECK(((struct lv_vsock *)n.w.device)->count[0] <= 1);
 	(void)close(fd);
 	unlisten(&n, listener, 1024);
 	stop(&n);

@@ -348,43 +348,31 @@ static void finish(struct blk *blk, uint64_t index, int32_t result)
 static void reap(struct lv_device *device)
 {
 	struct blk *blk = (struct blk *)device;
-	bool kick;
 	uint64_t index;
 	int32_t result;
 
 	while (lv_uring_take(&blk->ring, &index, &result))
 		finish(blk, index, result);
-	kick = blk->starved && blk->free != 0;
-	for (uint32_t i = 0; i < device->queues; i++) {
+	for (uint32_t i = 0; i < device->queues; i++)
 		lv_device_signal(device, i);
-		if (kick)
-			lv_eventfd_signal(device->kick_fd[i]);
+	if (blk->starved && blk->free != 0) {
+		blk->starved = false;
+		lv_device_kick_all(device);
 	}
-	blk->starved &= !kick;
 }
 
-static void drain(struct blk *blk, uint32_t first, uint32_t end)
+static void notify(struct lv_device *device, uint32_t queue)
 {
+	struct blk *blk = (struct blk *)device;
 	uint64_t index;
 
-	for (uint32_t i = first; i < end; i++)
-		lv_device_drain(&blk->device, i, serve);
+	lv_device_drain(device, queue, serve);
 	if (blk->ring.queued == 0)
 		return;
 	lv_uring_submit(&blk->ring);
 	while (lv_uring_undo(&blk->ring, &index))
 		finish(blk, index, -EAGAIN);
-	reap(&blk->device);
-}
-
-static void notify(struct lv_device *device, uint32_t queue)
-{
-	drain((struct blk *)device, queue, queue + 1);
-}
-
-static void tick(struct lv_device *device)
-{
-	drain((struct blk *)device, 0, device->queues);
+	reap(device);
 }
 
 static void settle(struct lv_device *device)
@@ -458,7 +446,7 @@ const struct lv_device_ops lv_blk_ops = {
     .init = init,
     .notify = notify,
     .poll = reap,
-    .tick = tick,
+    .tick = lv_device_kick_all,
     .settle = settle,
     .reset = settle,
     .destroy = destroy,

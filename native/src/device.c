@@ -35,6 +35,12 @@ void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve)
 	lv_device_signal(device, queue);
 }
 
+void lv_device_kick_all(struct lv_device *device)
+{
+	for (uint32_t i = 0; i < device->queues; i++)
+		lv_eventfd_signal(device->kick_fd[i]);
+}
+
 void lv_device_kick(struct lv_device *device, uint32_t queue)
 {
 	const struct lv_device_ops *ops = device->ops;
@@ -66,15 +72,14 @@ void lv_device_hold(struct lv_device *device)
 
 void lv_device_wake(struct lv_device *device, uint64_t at_ns)
 {
-	if (device->wake_ns == 0 || at_ns < device->wake_ns)
-		device->wake_ns = at_ns;
+	device->wake_ns = lv_min(device->wake_ns, at_ns);
 }
 
 uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns)
 {
 	LV_LOCKED(&device->lock);
-	if (device->wake_ns != 0 && device->wake_ns <= now_ns) {
-		device->wake_ns = 0;
+	if (device->wake_ns <= now_ns) {
+		device->wake_ns = LV_NEVER;
 		device->now_ns = now_ns;
 		device->ops->tick(device);
 	}

@@ -3,6 +3,7 @@
  * on exec, and never blocking.
  */
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/un.h>
 
@@ -41,6 +42,13 @@ int lv_fd_unblock(int fd)
 	int flags = fcntl(fd, F_GETFL);
 
 	return fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+int lv_epoll_add(int epoll, int fd, uint32_t events, uint64_t data)
+{
+	struct epoll_event event = {.events = events, .data.u64 = data};
+
+	return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
 int lv_unix_open(const char *path,

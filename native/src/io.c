@@ -47,17 +47,14 @@ int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 static int tick(const struct lv_io *io)
 {
 	uint64_t now_ns = lv_now_ns();
-	int timeout = -1;
+	uint64_t wake_ns = LV_NEVER;
 
-	for (uint32_t i = 0; i < io->count; i++) {
-		uint64_t wake_ns = lv_device_tick(io->devices[i], now_ns);
-		uint64_t left_ns = wake_ns > now_ns ? wake_ns - now_ns : 0;
-		int left = (int)(left_ns / 1000000) + 1;
-
-		if (wake_ns != 0 && (timeout < 0 || left < timeout))
-			timeout = left;
-	}
-	return timeout;
+	for (uint32_t i = 0; i < io->count; i++)
+		wake_ns =
+		    lv_min(wake_ns, lv_device_tick(io->devices[i], now_ns));
+	if (wake_ns == LV_NEVER)
+		return -1;
+	return wake_ns > now_ns ? (int)((wake_ns - now_ns) / 1000000) + 1 : 0;
 }
 
 /* A device may take a part and kick itself for the rest, within bounds. */
@@ -113,26 +110,18 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int watch(struct lv_io *io, int fd, uint32_t events, uint64_t data)
-{
-	struct epoll_event event = {.events = events, .data.u64 = data};
-
-	return epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno
-								      : 0;
-}
-
 static int watch_device(struct lv_io *io, uint32_t index)
 {
 	struct lv_device *device = io->devices[index];
 	int error = 0;
 
 	for (uint32_t q = 0; q < device->queues && error == 0; q++)
-		error = watch(io, device->kick_fd[q], EPOLLIN,
-			      tag(TAG_KICK + q, index));
+		error = lv_epoll_add(io->epoll_fd, device->kick_fd[q], EPOLLIN,
+				     tag(TAG_KICK + q, index));
 	if (error == 0 && device->poll_fd >= 0)
-		error = watch(io, device->poll_fd,
-			      EPOLLIN | device->ops->poll_events,
-			      tag(TAG_POLL, index));
+		error = lv_epoll_add(io->epoll_fd, device->poll_fd,
+				     EPOLLIN | device->ops->poll_events,
+				     tag(TAG_POLL, index));
 	return error;
 }
 
@@ -146,9 +135,9 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 	io->events = events;
 	io->stop_fd = lv_eventfd_new();
 	io->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	error = io->epoll_fd < 0
-		    ? -errno
-		    : watch(io, io->stop_fd, EPOLLIN, tag(TAG_STOP, 0));
+	error = io->epoll_fd < 0 ? -errno
+				 : lv_epoll_add(io->epoll_fd, io->stop_fd,
+						EPOLLIN, tag(TAG_STOP, 0));
 	for (uint32_t i = 0; i < count && error == 0; i++)
 		error = watch_device(io, i);
 	if (error == 0)

@@ -31,6 +31,7 @@
 #define LV_QUEUE_MAX	 256u
 #define LV_QUEUES_MAX	 8u
 #define LV_EVENTS_MAX	 64u
+#define LV_NEVER	 UINT64_MAX /* of a time */
 
 #define LV_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -66,6 +67,8 @@ bool lv_eventfd_drain(int fd); /* whether there was anything */
 int lv_fd_dup(int fd);
 /* The flag belongs to the open file: every descriptor of it gets it. */
 int lv_fd_unblock(int fd);
+/* Has epoll say EPOLL* of fd with data. */
+int lv_epoll_add(int epoll, int fd, uint32_t events, uint64_t data);
 /* A new non-blocking unix socket that is bound to path or connected to it, as
  * how says; it fits an address. */
 int lv_unix_open(const char *path,
@@ -227,7 +230,7 @@ struct lv_device {
 	int irq_fd;
 	int kick_fd[LV_QUEUES_MAX];
 	int poll_fd;	  /* -1 = none */
-	uint64_t wake_ns; /* call tick then; 0 = no wish */
+	uint64_t wake_ns; /* call tick then, or LV_NEVER */
 	uint64_t now_ns;  /* of the last tick */
 
 	/* Registers. status and isr are read without the lock. */
@@ -260,12 +263,14 @@ void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		  uint32_t len);
 void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len);
+/* Has the I/O thread look at every queue. As ops->tick, too. */
+void lv_device_kick_all(struct lv_device *device);
 /* I/O thread: takes the lock and calls ops when the device is active. */
 void lv_device_kick(struct lv_device *device, uint32_t queue);
 void lv_device_poll(struct lv_device *device);
 /* Lets nothing touch the guest's memory any more; the lock is held after it. */
 void lv_device_hold(struct lv_device *device);
-/* Returns when it wants to be called again; 0 = no wish. */
+/* Returns when it wants to be called again, or LV_NEVER. */
 uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns);
 
 /* For ops: calls tick then, or earlier. */

@@ -65,6 +65,7 @@ int lv_device_new(const struct lv_device_ops *ops, const void *config,
 			   LV_VIRTIO_F_EVENT_IDX | LV_VIRTIO_F_INDIRECT_DESC;
 	device->queues = ops->queues;
 	device->poll_fd = -1;
+	device->wake_ns = LV_NEVER;
 	(void)pthread_mutex_init(&device->lock, NULL);
 	/* Of all there may be: what could not be opened is no descriptor. */
 	device->irq_fd = lv_eventfd_new();
@@ -151,7 +152,7 @@ void lv_device_configure(struct lv_device *device, uint32_t offset,
 static void reset(struct lv_device *device)
 {
 	device->active = false;
-	device->wake_ns = 0;
+	device->wake_ns = LV_NEVER;
 	if (device->ops->reset != NULL)
 		device->ops->reset(device);
 	memset(device->queue, 0, sizeof(device->queue));
@@ -181,9 +182,8 @@ static void activate(struct lv_device *device)
 			return;
 		}
 	}
-	/* A driver may fill a queue before DRIVER_OK: look at all of them. */
-	for (uint32_t i = 0; i < device->queues; i++)
-		lv_eventfd_signal(device->kick_fd[i]);
+	/* A driver may fill a queue before DRIVER_OK. */
+	lv_device_kick_all(device);
 }
 
 /* Whether 3.1.1 knows this way from a status to another. */

@@ -37,8 +37,7 @@ static int open_tap(const char *name)
 	    ioctl(fd, TUNSETVNETHDRSZ, &header) == 0)
 		return fd;
 	error = -errno;
-	if (fd >= 0)
-		(void)close(fd);
+	(void)close(fd);
 	return error;
 }
 

@@ -5,6 +5,7 @@
  * there is a buffer for it, by the connection whose turn it is. Payload goes
  * between socket and guest memory without a copy; no packet is ever queued.
  */
+#include <sys/epoll.h>
 #include <sys/mman.h>
 
 #include "vsock.h"
@@ -13,6 +14,7 @@
 #define HOST_CID    2u
 #define TYPE_STREAM 1u
 #define PAYLOAD_MAX 65536u
+#define WATCHED	    (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
 
 enum { RX = 0, TX = 1, EVENT = 2, QUEUES = 3 };
 
@@ -60,7 +62,8 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 	conn->guest_port = guest_port;
 	conn->host_port = host_port;
 	conn->readable = true;
-	if (killed || lv_vsock_watch(conn) == 0)
+	if (killed || lv_epoll_add(vsock->device.poll_fd, fd, WATCHED,
+				   (uint64_t)(conn - vsock->conn)) == 0)
 		return conn;
 	lv_conn_free(conn);
 	return NULL;

@@ -115,7 +115,6 @@ int lv_vsock_listen(struct lv_vsock *vsock);
 void lv_vsock_unlisten(struct lv_vsock *vsock);
 /* A socket connected to <path>_<port>, or -errno. */
 int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port);
-int lv_vsock_watch(const struct lv_conn *conn);
 /* Handles what the sockets reported. */
 void lv_vsock_host_events(struct lv_vsock *vsock);
 /* The guest accepted: tells the host. */

@@ -118,7 +118,6 @@ void lv_vsock_deliver(struct lv_conn *conn, const struct lv_chain *chain,
 
 int lv_vsock_listen(struct lv_vsock *vsock)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = LISTENER};
 	struct stat info;
 
 	vsock->device.poll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -131,11 +130,10 @@ int lv_vsock_listen(struct lv_vsock *vsock)
 	if (vsock->listen_fd < 0)
 		return vsock->listen_fd;
 	if (chmod(vsock->path, 0600) < 0 ||
-	    listen(vsock->listen_fd, BACKLOG) < 0 ||
-	    epoll_ctl(vsock->device.poll_fd, EPOLL_CTL_ADD, vsock->listen_fd,
-		      &event) < 0)
+	    listen(vsock->listen_fd, BACKLOG) < 0)
 		return -errno;
-	return 0;
+	return lv_epoll_add(vsock->device.poll_fd, vsock->listen_fd, EPOLLIN,
+			    LISTENER);
 }
 
 void lv_vsock_unlisten(struct lv_vsock *vsock)
@@ -144,8 +142,7 @@ void lv_vsock_unlisten(struct lv_vsock *vsock)
 		(void)close(vsock->listen_fd);
 		(void)unlink(vsock->path);
 	}
-	if (vsock->device.poll_fd >= 0)
-		(void)close(vsock->device.poll_fd);
+	(void)close(vsock->device.poll_fd);
 }
 
 int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port)
@@ -158,17 +155,6 @@ int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port)
 		return -ENAMETOOLONG;
 	/* Never waits: a full backlog is EAGAIN, and the guest gets a RST. */
 	return lv_unix_open(path, connect);
-}
-
-int lv_vsock_watch(const struct lv_conn *conn)
-{
-	struct epoll_event event = {
-	    .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-	    .data.u64 = (uint64_t)(conn - conn->vsock->conn),
-	};
-
-	return epoll_ctl(conn->vsock->device.poll_fd, EPOLL_CTL_ADD, conn->fd,
-			 &event);
 }
 
 static void accept_all(struct lv_vsock *vsock)

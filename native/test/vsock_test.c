@@ -113,7 +113,7 @@ static void silence_times_out(void)
 	unanswered = host_connects(&n);
 	CHECK(write(unanswered, "CONNECT 52\n", 11) == 11);
 	pump(&n);
-	CHECK(n.w.device->wake_ns != 0);
+	CHECK(n.w.device->wake_ns != LV_NEVER);
 	(void)lv_device_tick(n.w.device, lv_now_ns());
 	CHECK(guest_takes(&n) && n.got.op == REQUEST);
 	(void)lv_device_tick(n.w.device, later);
@@ -121,7 +121,7 @@ static void silence_times_out(void)
 	check_closed(unanswered);
 	expect(&n, RST, 52, n.got.src_port);
 	(void)lv_device_tick(n.w.device, later);
-	CHECK(n.w.device->wake_ns == 0);
+	CHECK(n.w.device->wake_ns == LV_NEVER);
 	stop(&n);
 }
 

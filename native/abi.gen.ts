@@ -2,11 +2,19 @@
  * Printed by native/abi_gen.c from leveret.h; made by `bun native/build.ts --abi`.
  * Offsets and sizes in bytes.
  */
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 export const MAX_VCPUS = 32;
 export const MAX_DEVICES = 16;
 export const MAX_REGIONS = 4;
 export const VM_HUGE_PAGES = 1;
+export const DEVICE = {
+  net: 1,
+  blk: 2,
+  console: 3,
+  rng: 4,
+  balloon: 5,
+  vsock: 19,
+} as const;
 export const BLK_READ_ONLY = 1;
 export const NET_TAP = 1;
 export const VCPU_STATE = {

@@ -180,6 +180,11 @@ static void print_numbers(void)
 	NUMBER("MAX_DEVICES", LV_MAX_DEVICES);
 	NUMBER("MAX_REGIONS", LV_MAX_REGIONS);
 	NUMBER("VM_HUGE_PAGES", LV_VM_HUGE_PAGES);
+	(void)printf("export const DEVICE = {\n  net: %d,\n  blk: %d,\n"
+		     "  console: %d,\n  rng: %d,\n  balloon: %d,\n"
+		     "  vsock: %d,\n} as const;\n",
+		     LV_DEVICE_NET, LV_DEVICE_BLK, LV_DEVICE_CONSOLE,
+		     LV_DEVICE_RNG, LV_DEVICE_BALLOON, LV_DEVICE_VSOCK);
 	NUMBER("BLK_READ_ONLY", LV_BLK_READ_ONLY);
 	NUMBER("NET_TAP", LV_NET_TAP);
 	(void)printf("export const VCPU_STATE = {\n");

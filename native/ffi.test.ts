@@ -166,7 +166,7 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
       const path = join(directory, "vsock.sock");
       expect(vm.addVsock({ base: 0xc0002000, gsi: 6, guestCid: 3, path })).toBe(1);
       expect(() => vm.addRng({ base: 0xc0001000, gsi: 7 })).toThrow("EEXIST");
-      expect(() => vm.addRng({ base: 0x1000, gsi: 7 })).toThrow("lv_rng_add: EINVAL");
+      expect(() => vm.addRng({ base: 0x1000, gsi: 7 })).toThrow("lv_device_add rng: EINVAL");
       const disk = {
         base: 0xc0003000,
         gsi: 7,
@@ -177,7 +177,7 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
         queues: 1,
         limit: {},
       };
-      expect(() => vm.addBlk(disk)).toThrow("lv_blk_add: EBADF");
+      expect(() => vm.addBlk(disk)).toThrow("lv_device_add blk: EBADF");
       expect(() => vm.addBlk({ ...disk, id: "x".repeat(21) })).toThrow(RangeError);
       expect(vm.deviceStats(0).requests).toBe(0);
       expect(() => vm.deviceStats(2)).toThrow("ENOENT");

@@ -63,14 +63,9 @@ const SYMBOLS = {
   lv_vm_map_file: { args: ["ptr", "u64", "u64", "i32", "u64"], returns: "i32" },
   lv_vcpu_call: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
   lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_balloon_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_balloon_set: { args: ["ptr", "u32", "u32"], returns: "i32" },
   lv_balloon_stats: { args: ["ptr", "u32", "ptr"], returns: "i32" },
-  lv_blk_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_console_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_net_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_rng_add: { args: ["ptr", "ptr"], returns: "i32" },
-  lv_vsock_add: { args: ["ptr", "ptr"], returns: "i32" },
+  lv_device_add: { args: ["ptr", "u32", "ptr"], returns: "i32" },
   lv_vm_confine: { args: ["ptr", "u32", "ptr", "u32"], returns: "i32" },
   lv_vm_pulse: { args: ["ptr", "u32"], returns: "i32" },
   lv_vm_start: { args: ["ptr"], returns: "i32" },
@@ -305,6 +300,11 @@ export class Vm {
     check("lv_serial_add", this.#shim.lv_serial_add(this.#vm, asBytes(view)));
   }
 
+  #add(kind: keyof typeof abi.DEVICE, view: DataView<ArrayBuffer>): number {
+    const result = this.#shim.lv_device_add(this.#vm, abi.DEVICE[kind], asBytes(view));
+    return check(`lv_device_add ${kind}`, result);
+  }
+
   /** Returns the device's index, as in events and `deviceStats`; so do addRng and addVsock. */
   addBlk(config: BlkConfig): number {
     const at = abi.BLK_CONFIG;
@@ -315,7 +315,7 @@ export class Vm {
     setText(view, at.id, abi.BLK_ID_BYTES, 0, config.id);
     view.setUint32(at.queues, config.queues, true);
     setLimit(view, at.limit, config.limit);
-    return check("lv_blk_add", this.#shim.lv_blk_add(this.#vm, asBytes(view)));
+    return this.#add("blk", view);
   }
 
   addNet(config: NetConfig): number {
@@ -328,22 +328,20 @@ export class Vm {
     asBytes(view).set(config.mac.subarray(0, 6), at.mac);
     view.setUint16(at.mtu, config.mtu, true);
     setText(view, at.name, abi.NET_NAME_BYTES, 1, config.name);
-    return check("lv_net_add", this.#shim.lv_net_add(this.#vm, asBytes(view)));
+    return this.#add("net", view);
   }
 
   addConsole(config: ConsoleConfig): number {
     const at = abi.CONSOLE_CONFIG;
-    const view = struct(at.bytes);
-    view.setUint32(at.gsi, config.gsi, true);
-    setU64(view, at.base, config.base);
+    const view = deviceStruct(at, config);
     view.setInt32(at.outFd, config.outFd, true);
     setU64(view, at.outLimit, config.outLimit);
-    return check("lv_console_add", this.#shim.lv_console_add(this.#vm, asBytes(view)));
+    return this.#add("console", view);
   }
 
   addBalloon(config: BalloonConfig): number {
     const view = deviceStruct(abi.BALLOON_CONFIG, config);
-    return check("lv_balloon_add", this.#shim.lv_balloon_add(this.#vm, asBytes(view)));
+    return this.#add("balloon", view);
   }
 
   /** How much the guest is to give back; it may take it again when it runs out of memory. */
@@ -367,7 +365,7 @@ export class Vm {
 
   addRng(config: RngConfig): number {
     const view = deviceStruct(abi.RNG_CONFIG, config);
-    return check("lv_rng_add", this.#shim.lv_rng_add(this.#vm, asBytes(view)));
+    return this.#add("rng", view);
   }
 
   addVsock(config: VsockConfig): number {
@@ -375,7 +373,7 @@ export class Vm {
     const view = deviceStruct(at, config);
     setU64(view, at.guestCid, config.guestCid);
     setText(view, at.path, abi.VSOCK_PATH_BYTES, 1, config.path);
-    return check("lv_vsock_add", this.#shim.lv_vsock_add(this.#vm, asBytes(view)));
+    return this.#add("vsock", view);
   }
 
   /** Puts the process under its filter for good, the VM's own threads under theirs. Before `start`. */

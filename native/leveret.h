@@ -18,7 +18,9 @@
 
 #include <stdint.h>
 
-#define LV_ABI_VERSION 1u
+#pragma GCC visibility push(default)
+
+#define LV_ABI_VERSION 2u
 #define LV_MAX_VCPUS   32u
 #define LV_MAX_DEVICES 16u
 #define LV_MAX_REGIONS 4u
@@ -115,10 +117,24 @@ struct lv_limit {
 	uint64_t bytes_rate, bytes_burst, ops_rate, ops_burst;
 };
 
-/* virtio-mmio v2 devices (virtio 1.2, 4.2). base is a 4 KiB aligned gpa outside
- * RAM; gsi (< 24) an edge interrupt. Device ids: 1 net, 2 blk, 3 console, 4
- * rng, 5 balloon, 19 vsock. Each lv_*_add of one returns the device's index, 0
- * for the first. */
+/* virtio-mmio v2 devices (virtio 1.2, 4.2), by virtio's own numbers. */
+enum lv_device_kind {
+	LV_DEVICE_NET = 1,
+	LV_DEVICE_BLK = 2,
+	LV_DEVICE_CONSOLE = 3,
+	LV_DEVICE_RNG = 4,
+	LV_DEVICE_BALLOON = 5,
+	LV_DEVICE_VSOCK = 19,
+};
+/* How each struct lv_<kind>_config below begins. */
+struct lv_device_config {
+	uint32_t size;
+	uint32_t gsi;  /* < 24; an edge interrupt */
+	uint64_t base; /* a 4 KiB aligned gpa outside RAM */
+};
+/* Returns the device's index, 0 for the first. */
+int lv_device_add(struct lv_vm *vm, uint32_t kind, const void *config);
+
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
@@ -132,7 +148,6 @@ struct lv_blk_config {
 };
 #define LV_BLK_READ_ONLY 1u
 #define LV_BLK_NO_URING	 2u /* as on a host that has none */
-int lv_blk_add(struct lv_vm *vm, const struct lv_blk_config *config);
 
 /* A TAP interface, opened with its vnet header (offloads both ways), or the
  * unix stream socket of a user-mode network stack, qemu's protocol: u32 length,
@@ -149,7 +164,6 @@ struct lv_net_config {
 	char name[104];		/* of the interface, or the socket's path */
 };
 #define LV_NET_TAP 1u /* else the socket */
-int lv_net_add(struct lv_vm *vm, const struct lv_net_config *config);
 
 /* One port, output only: bounded as the serial port's. */
 struct lv_console_config {
@@ -160,14 +174,12 @@ struct lv_console_config {
 	uint32_t reserved;
 	uint64_t out_limit; /* bytes ever written to out_fd; 0 = no limit */
 };
-int lv_console_add(struct lv_vm *vm, const struct lv_console_config *config);
 
 struct lv_rng_config {
 	uint32_t size;
 	uint32_t gsi;
 	uint64_t base;
 };
-int lv_rng_add(struct lv_vm *vm, const struct lv_rng_config *config);
 
 /* Pages of 4 KiB: lv_balloon_set says how many the guest is to give back. It
  * may take them again when it runs out of memory; free ones it reports by
@@ -177,7 +189,6 @@ struct lv_balloon_config {
 	uint32_t gsi;
 	uint64_t base;
 };
-int lv_balloon_add(struct lv_vm *vm, const struct lv_balloon_config *config);
 int lv_balloon_set(struct lv_vm *vm, uint32_t device, uint32_t pages);
 
 /* guest[] by tag (virtio 1.2, 5.5.6.3): swap in, swap out, major faults, minor
@@ -201,7 +212,6 @@ struct lv_vsock_config {
 	uint64_t guest_cid; /* >= 3 */
 	char path[104];	    /* NUL terminated; "<path>_<port>" < 108 bytes */
 };
-int lv_vsock_add(struct lv_vm *vm, const struct lv_vsock_config *config);
 
 /* Seccomp programs (count struct sock_filter each, at most LV_FILTER_MAX),
  *which agent/vmm/seccomp.ts writes. Before lv_vm_start.
@@ -287,5 +297,7 @@ struct lv_device_stats {
 };
 int lv_device_stats(struct lv_vm *vm, uint32_t device,
 		    struct lv_device_stats *out);
+
+#pragma GCC visibility pop
 
 #endif

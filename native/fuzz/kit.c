@@ -384,8 +384,7 @@ static void act(struct fuzz *fuzz)
 	case 10:
 		(void)lv_device_tick(device,
 				     lv_now_ns() + delays_ms[action >> 4 & 3u] *
-						       1000000ull,
-				     (action & 0x40) != 0);
+						       1000000ull);
 		break;
 	case 11:
 		touch_register(fuzz, action);

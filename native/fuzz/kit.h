@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "../src/lv.h"
+#include "../test/devices.h"
 
 #define RAM_BYTES  0x20000u
 #define HIGH_GPA   0x100000000ull

@@ -7,8 +7,6 @@
  * Statistics come when the host asks for the last ones: only then is the
  * driver's buffer given back to be filled anew.
  */
-#include <errno.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "lv.h"
@@ -56,8 +54,7 @@ static int64_t inflate(struct lv_device *device, const struct lv_chain *chain)
 	if (chain->writable > 0 || count > PFNS_MAX ||
 	    chain->readable_bytes % sizeof(uint32_t) != 0)
 		return LV_MALFORMED;
-	(void)lv_iov_read(chain->iov, chain->readable, 0, balloon->pfns,
-			  count * sizeof(uint32_t));
+	(void)lv_chain_read(chain, 0, balloon->pfns, count * sizeof(uint32_t));
 	for (size_t i = 0; i < count; i = next) {
 		uint64_t gpa = (uint64_t)balloon->pfns[i] * LV_PAGE;
 		uint64_t len = LV_PAGE;
@@ -89,28 +86,6 @@ static int64_t deflate(struct lv_device *device, const struct lv_chain *chain)
 	return 0;
 }
 
-static int64_t take_stats(struct lv_device *device,
-			  const struct lv_chain *chain)
-{
-	struct balloon *balloon = (struct balloon *)device;
-	struct stat stat;
-	size_t at = 0;
-
-	if (balloon->holds_stats)
-		return LV_MALFORMED;
-	/* As many as there are kinds, however long the buffer is. */
-	for (uint32_t i = 0; i < LV_BALLOON_STATS; i++, at += sizeof(stat)) {
-		if (lv_iov_read(chain->iov, chain->readable, at, &stat,
-				sizeof(stat)) < sizeof(stat))
-			break;
-		if (stat.tag < LV_BALLOON_STATS)
-			balloon->stats.guest[stat.tag] = stat.value;
-	}
-	balloon->holds_stats = true;
-	balloon->stats_head = chain->head;
-	return LV_HELD;
-}
-
 static int64_t report(struct lv_device *device, const struct lv_chain *chain)
 {
 	const struct iovec *iov = chain->iov + chain->readable;
@@ -126,14 +101,29 @@ static int64_t report(struct lv_device *device, const struct lv_chain *chain)
 	return 0;
 }
 
-static void notify(struct lv_device *device, uint32_t queue)
+static int64_t take_stats(struct lv_device *device,
+			  const struct lv_chain *chain)
 {
-	/* Linux leaves no gap where the statistics would be. */
-	bool stats = (device->driver_features & F_STATS_VQ) != 0;
-	lv_serve *const serve[QUEUES] = {inflate, deflate,
-					 stats ? take_stats : report, report};
+	struct balloon *balloon = (struct balloon *)device;
+	struct stat stat;
+	size_t at = 0;
 
-	lv_device_drain(device, queue, serve[queue]);
+	/* Linux leaves no gap where the statistics would be. */
+	if ((device->driver_features & F_STATS_VQ) == 0)
+		return report(device, chain);
+	if (balloon->holds_stats)
+		return LV_MALFORMED;
+	/* As many as there are kinds, however long the buffer is. */
+	for (uint32_t i = 0; i < LV_BALLOON_STATS; i++, at += sizeof(stat)) {
+		if (lv_chain_read(chain, at, &stat, sizeof(stat)) <
+		    sizeof(stat))
+			break;
+		if (stat.tag < LV_BALLOON_STATS)
+			balloon->stats.guest[stat.tag] = stat.value;
+	}
+	balloon->holds_stats = true;
+	balloon->stats_head = chain->head;
+	return LV_HELD;
 }
 
 static void reset(struct lv_device *device)
@@ -141,18 +131,23 @@ static void reset(struct lv_device *device)
 	((struct balloon *)device)->holds_stats = false;
 }
 
-static const struct lv_device_ops balloon_ops = {
-    .id = LV_BALLOON_ID,
-    .notify = notify,
+const struct lv_device_ops lv_balloon_ops = {
+    .id = LV_DEVICE_BALLOON,
+    .config_size = sizeof(struct lv_balloon_config),
+    .bytes = sizeof(struct balloon),
+    .queues = QUEUES,
+    .space_bytes = 8,
+    .space_writes = ACTUAL,
+    .features = F_STATS_VQ | F_DEFLATE_ON_OOM | F_REPORTING,
+    .serve = {inflate, deflate, take_stats, report},
     .reset = reset,
     .destroy = lv_device_free,
 };
 
 void lv_balloon_resize(struct lv_device *device, uint32_t pages)
 {
-	(void)pthread_mutex_lock(&device->lock);
+	LV_LOCKED(&device->lock);
 	lv_device_configure(device, 0, &pages, sizeof(pages));
-	(void)pthread_mutex_unlock(&device->lock);
 }
 
 void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out)
@@ -160,30 +155,14 @@ void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out)
 	struct balloon *balloon = (struct balloon *)device;
 	uint32_t pages[2];
 
-	(void)pthread_mutex_lock(&device->lock);
-	*out = balloon->stats;
+	LV_LOCKED(&device->lock);
 	memcpy(pages, device->config, sizeof(pages));
+	*out = balloon->stats;
+	out->target_pages = pages[0];
+	out->actual_pages = pages[1];
 	if (balloon->holds_stats && device->active) {
 		balloon->holds_stats = false;
 		lv_queue_push(&device->queue[STATS], balloon->stats_head, 0);
 		lv_device_signal(device, STATS);
 	}
-	(void)pthread_mutex_unlock(&device->lock);
-	out->target_pages = pages[0];
-	out->actual_pages = pages[1];
-}
-
-int lv_balloon_new(const struct lv_balloon_config *config,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   struct lv_device **out)
-{
-	(void)config;
-	*out =
-	    lv_device_new(sizeof(struct balloon), &balloon_ops, QUEUES, mem,
-			  events, F_STATS_VQ | F_DEFLATE_ON_OOM | F_REPORTING);
-	if (*out == NULL)
-		return -errno;
-	(*out)->config_bytes = 8;
-	(*out)->config_writable = ACTUAL;
-	return 0;
 }

@@ -16,13 +16,9 @@
  * Framing is the driver's choice (2.7.4): the header may be split over
  * descriptors and the status byte is simply the last writable byte.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -182,37 +178,31 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t bytes)
 	       bytes / SECTOR <= blk->sectors - sector;
 }
 
-static int do_in(struct blk *blk, const struct lv_chain *chain,
-		 struct request *request)
+static int do_transfer(struct blk *blk, const struct lv_chain *chain,
+		       struct request *request)
 {
+	uint64_t sent = chain->readable_bytes - sizeof(struct header);
+	bool in = request->type == REQ_IN;
 	ssize_t done;
 
-	request->bytes = request->filled = request->room;
-	if (chain->readable_bytes != sizeof(struct header) ||
+	/* One way, so all of it is what lies between header and status. */
+	request->bytes = sent + request->room;
+	if ((in ? sent : request->room) != 0 ||
 	    !in_range(blk, request->sector, request->bytes))
 		return MALFORMED;
-	request->count =
-	    lv_iov_slice(request->iov, chain->iov + chain->readable,
-			 chain->writable, 0, request->bytes);
+	if (!in && blk->read_only)
+		return IOERR;
+	request->filled = request->room;
+	request->count = lv_iov_slice(request->iov, chain->iov,
+				      chain->readable + chain->writable,
+				      sizeof(struct header), request->bytes);
+	if (!in)
+		return outcome(blk, request, -EAGAIN);
 	done = preadv2(blk->fd, request->iov, (int)request->count,
 		       (off_t)(request->sector * SECTOR), RWF_NOWAIT);
 	if (done < 0 || (uint64_t)done != request->bytes)
 		return hold(blk, request);
 	return outcome(blk, request, done);
-}
-
-static int do_out(struct blk *blk, const struct lv_chain *chain,
-		  struct request *request)
-{
-	request->bytes = chain->readable_bytes - sizeof(struct header);
-	if (request->room != 0 ||
-	    !in_range(blk, request->sector, request->bytes))
-		return MALFORMED;
-	if (blk->read_only)
-		return IOERR;
-	request->count = lv_iov_slice(request->iov, chain->iov, chain->readable,
-				      sizeof(struct header), request->bytes);
-	return outcome(blk, request, -EAGAIN);
 }
 
 static int erase(const struct blk *blk, const struct segment *segment,
@@ -249,8 +239,7 @@ static int do_erase(const struct blk *blk, const struct lv_chain *chain,
 	for (size_t at = sizeof(struct header);
 	     at < chain->readable_bytes && status == OK;
 	     at += sizeof(segment)) {
-		(void)lv_iov_read(chain->iov, chain->readable, at, &segment,
-				  sizeof(segment));
+		(void)lv_chain_read(chain, at, &segment, sizeof(segment));
 		if ((segment.flags & ~known) != 0)
 			return UNSUPP; /* 5.2.6.2 */
 		if (segment.sectors > ERASE_SECTORS ||
@@ -268,8 +257,7 @@ static int do_get_id(const struct blk *blk, const struct lv_chain *chain,
 	request->filled = ID_BYTES;
 	if (request->room < ID_BYTES)
 		return MALFORMED;
-	(void)lv_iov_write(chain->iov + chain->readable, chain->writable, 0,
-			   blk->id, ID_BYTES);
+	(void)lv_chain_write(chain, 0, blk->id, ID_BYTES);
 	return OK;
 }
 
@@ -297,8 +285,7 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	    &chain->iov[chain->readable + chain->writable - 1];
 	struct header header;
 
-	(void)lv_iov_read(chain->iov, chain->readable, 0, &header,
-			  sizeof(header));
+	(void)lv_chain_read(chain, 0, &header, sizeof(header));
 	request->head = chain->head;
 	request->type = header.type;
 	request->bytes = 0;
@@ -308,9 +295,8 @@ static int begin(struct blk *blk, const struct lv_chain *chain,
 	request->sector = header.sector;
 	switch (header.type) {
 	case REQ_IN:
-		return do_in(blk, chain, request);
 	case REQ_OUT:
-		return do_out(blk, chain, request);
+		return do_transfer(blk, chain, request);
 	case REQ_FLUSH:
 		return blk->read_only ? OK : hold(blk, request);
 	case REQ_GET_ID:
@@ -362,43 +348,31 @@ static void finish(struct blk *blk, uint64_t index, int32_t result)
 static void reap(struct lv_device *device)
 {
 	struct blk *blk = (struct blk *)device;
-	bool kick;
 	uint64_t index;
 	int32_t result;
 
 	while (lv_uring_take(&blk->ring, &index, &result))
 		finish(blk, index, result);
-	kick = blk->starved && blk->free != 0;
-	for (uint32_t i = 0; i < device->queues; i++) {
+	for (uint32_t i = 0; i < device->queues; i++)
 		lv_device_signal(device, i);
-		if (kick)
-			lv_eventfd_signal(device->kick_fd[i]);
+	if (blk->starved && blk->free != 0) {
+		blk->starved = false;
+		lv_device_kick_all(device);
 	}
-	blk->starved &= !kick;
 }
 
-static void drain(struct blk *blk, uint32_t first, uint32_t end)
+static void notify(struct lv_device *device, uint32_t queue)
 {
+	struct blk *blk = (struct blk *)device;
 	uint64_t index;
 
-	for (uint32_t i = first; i < end; i++)
-		lv_device_drain(&blk->device, i, serve);
+	lv_device_drain(device, queue, serve);
 	if (blk->ring.queued == 0)
 		return;
 	lv_uring_submit(&blk->ring);
 	while (lv_uring_undo(&blk->ring, &index))
 		finish(blk, index, -EAGAIN);
-	reap(&blk->device);
-}
-
-static void notify(struct lv_device *device, uint32_t queue)
-{
-	drain((struct blk *)device, queue, queue + 1);
-}
-
-static void tick(struct lv_device *device)
-{
-	drain((struct blk *)device, 0, device->queues);
+	reap(device);
 }
 
 static void settle(struct lv_device *device)
@@ -422,22 +396,12 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops blk_ops = {
-    .id = 2,
-    .notify = notify,
-    .poll = reap,
-    .tick = tick,
-    .settle = settle,
-    .reset = settle,
-    .destroy = destroy,
-};
-
-int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out)
+static int init(struct lv_device *device, const void *from)
 {
-	bool read_only = (config->flags & LV_BLK_READ_ONLY) != 0;
-	uint64_t features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
+	const struct lv_blk_config *config = from;
+	struct blk *blk = (struct blk *)device;
 	struct config space = {
+	    .capacity = config->bytes / SECTOR,
 	    .seg_max = SEG_MAX,
 	    .blk_size = SECTOR,
 	    .queues = (uint16_t)config->queues,
@@ -448,33 +412,42 @@ int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
 	    .zeroes_segs = ERASE_SEGS,
 	    .zeroes_may_unmap = 1,
 	};
-	struct blk *blk;
 
+	blk->fd = blk->ring.fd = -1;
 	if ((config->flags & ~(LV_BLK_READ_ONLY | LV_BLK_NO_URING)) != 0 ||
 	    config->bytes > INT64_MAX || config->queues == 0 ||
 	    config->queues > LV_QUEUES_MAX)
 		return -EINVAL;
-	features |= read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
-	if (config->queues > 1)
-		features |= F_MQ;
-	blk = lv_device_new(sizeof(*blk), &blk_ops, config->queues, mem, events,
-			    features);
-	if (blk == NULL)
-		return -errno;
-	blk->ring.fd = -1;
-	space.capacity = blk->sectors = config->bytes / SECTOR;
-	memcpy(blk->device.config, &space, sizeof(space));
-	blk->device.config_bytes = sizeof(space);
-	blk->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
-	if (blk->fd < 0)
-		return lv_device_done(&blk->device, -errno, out);
-	blk->read_only = read_only;
+	blk->read_only = (config->flags & LV_BLK_READ_ONLY) != 0;
+	device->features |= blk->read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
+	device->features |= config->queues > 1 ? F_MQ : 0;
+	device->queues = config->queues;
+	memcpy(device->config, &space, sizeof(space));
+	blk->sectors = space.capacity;
 	memcpy(blk->id, config->id, ID_BYTES);
 	lv_limiter_init(&blk->limiter, &config->limit);
 	blk->free = UINT64_MAX;
+	blk->fd = lv_fd_dup(config->fd);
+	if (blk->fd < 0)
+		return blk->fd;
 	/* Without one, disks are slower and hold up other devices. */
 	if ((config->flags & LV_BLK_NO_URING) == 0)
 		(void)lv_uring_init(&blk->ring, blk->fd);
-	blk->device.poll_fd = blk->ring.fd;
-	return lv_device_done(&blk->device, 0, out);
+	device->poll_fd = blk->ring.fd;
+	return 0;
 }
+
+const struct lv_device_ops lv_blk_ops = {
+    .id = LV_DEVICE_BLK,
+    .config_size = sizeof(struct lv_blk_config),
+    .bytes = sizeof(struct blk),
+    .space_bytes = sizeof(struct config),
+    .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH,
+    .init = init,
+    .notify = notify,
+    .poll = reap,
+    .tick = lv_device_kick_all,
+    .settle = settle,
+    .reset = settle,
+    .destroy = destroy,
+};

@@ -4,11 +4,7 @@
  * interrupt. Reads of nothing give all-ones, writes to nothing are lost, as on
  * a real bus.
  */
-#include <errno.h>
 #include <linux/kvm.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -20,56 +16,45 @@
 #define I8042_RESET   0xfeu
 #define SERIAL_PORTS  8u
 
-static bool serial_at(const struct lv_vm *vm, uint32_t port)
+static bool serial_at(const struct lv_vm *vm, uint16_t port)
 {
 	return vm->has_serial && port >= vm->serial.port &&
 	       port < vm->serial.port + SERIAL_PORTS;
 }
 
-void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
-		  uint32_t size)
+void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint8_t byte)
 {
 	struct lv_vm *vm = vcpu->vm;
-	uint8_t byte = (uint8_t)value;
+	struct lv_event event = {.vcpu = vcpu->id};
 
 	if (serial_at(vm, port)) {
-		/* The bus splits wider accesses into bytes at port, port + 1…
-		 */
-		for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++)
-			lv_serial_write(&vm->serial,
-					(uint16_t)(port + i - vm->serial.port),
-					(uint8_t)(value >> (8 * i)));
+		lv_serial_write(&vm->serial, port - vm->serial.port, byte);
 	} else if (port == 0) {
 		return; /* what the next two are when there is none */
 	} else if (port == vm->config.debug_port) {
-		struct lv_event event = {
-		    .kind = LV_EVENT_DEBUG, .vcpu = vcpu->id, .value = byte};
-
+		event.kind = LV_EVENT_DEBUG;
+		event.value = byte;
 		lv_events_post(&vm->events, &event);
+		return;
 	} else if (port == vm->config.power_port) {
 		if (byte == vm->config.power_off)
-			lv_vm_end(vcpu, LV_EVENT_POWER_OFF, 0, 0, 0);
+			event.kind = LV_EVENT_POWER_OFF;
 		else if (byte == vm->config.reset)
-			lv_vm_end(vcpu, LV_EVENT_RESET, 0, 0, 0);
+			event.kind = LV_EVENT_RESET;
 	} else if (port == I8042_PORT && byte == I8042_RESET) {
-		lv_vm_end(vcpu, LV_EVENT_RESET, 0, 0, 0);
+		event.kind = LV_EVENT_RESET;
 	}
+	if (event.kind != LV_EVENT_NONE)
+		lv_vm_end(vcpu, event);
 }
 
-uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size)
+uint8_t lv_board_in(struct lv_vm *vm, uint16_t port)
 {
-	uint32_t value = UINT32_MAX;
-
+	if (serial_at(vm, port))
+		return lv_serial_read(&vm->serial, port - vm->serial.port);
 	if (port != 0 && port == vm->config.power_port)
 		return 0; /* sleep status: nothing woke us */
-	for (uint32_t i = 0; i < size && serial_at(vm, port + i); i++) {
-		uint32_t at = port + i - vm->serial.port;
-
-		value &= ~(0xffu << (8 * i));
-		value |= (uint32_t)lv_serial_read(&vm->serial, (uint16_t)at)
-			 << (8 * i);
-	}
-	return value;
+	return 0xff;
 }
 
 void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
@@ -93,8 +78,16 @@ void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
 {
 	struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = gsi};
+	int error;
 
-	return lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
+	if (gsi >= GSI_MAX)
+		return -EINVAL;
+	if ((vm->gsi_used & 1u << gsi) != 0)
+		return -EEXIST;
+	error = lv_ioctl(vm->fd, KVM_IRQFD, &irqfd);
+	if (error >= 0)
+		vm->gsi_used |= 1u << gsi;
+	return error;
 }
 
 int lv_vm_pulse(struct lv_vm *vm, uint32_t gsi)
@@ -129,25 +122,18 @@ static int connect_register(struct lv_vm *vm, const struct lv_device *device,
  * an exit less. KVM keeps the eventfd, which nobody reads. */
 static int swallow_acks(struct lv_vm *vm, const struct lv_device *device)
 {
-	int fd = eventfd(0, EFD_CLOEXEC);
+	int fd = lv_eventfd_new();
 	int error =
-	    fd < 0 ? -errno
+	    fd < 0 ? fd
 		   : connect_register(vm, device, INTERRUPT_ACK, ISR_USED, fd);
 
 	(void)close(fd);
 	return error;
 }
 
-static int check_gsi(const struct lv_vm *vm, uint32_t gsi)
-{
-	if (gsi >= GSI_MAX)
-		return -EINVAL;
-	return (vm->gsi_used & 1u << gsi) != 0 ? -EEXIST : 0;
-}
-
-/* Whether a device may sit at base with that interrupt. Where another one sits,
- * KVM refuses its registers: -EEXIST. */
-static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
+/* Whether a device may sit there. Where another one sits, KVM refuses its
+ * registers: -EEXIST. */
+static int check_base(const struct lv_vm *vm, uint64_t base)
 {
 	if (vm->started)
 		return -EBUSY;
@@ -156,19 +142,18 @@ static int check_place(const struct lv_vm *vm, uint64_t base, uint32_t gsi)
 	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
 	    lv_gpa(&vm->mem, base, 1) != NULL)
 		return -EINVAL;
-	return check_gsi(vm, gsi);
+	return 0;
 }
 
-/* Takes the device over, also when it fails; error is its constructor's.
- * Returns its index. */
-static int plug(struct lv_vm *vm, struct lv_device *device, int error,
-		uint64_t base, uint32_t gsi)
+/* Takes the device over, also when it fails. Returns its index. */
+static int plug(struct lv_vm *vm, struct lv_device *device,
+		const struct lv_device_config *place)
 {
-	if (error < 0)
-		return error;
-	device->base = base;
+	int error;
+
+	device->base = place->base;
 	device->index = vm->device_count;
-	error = connect_irq(vm, device->irq_fd, gsi);
+	error = connect_irq(vm, device->irq_fd, place->gsi);
 	if (error >= 0)
 		error = swallow_acks(vm, device);
 	for (uint32_t q = 0; q < device->queues && error >= 0; q++)
@@ -180,32 +165,32 @@ static int plug(struct lv_vm *vm, struct lv_device *device, int error,
 		device->ops->destroy(device);
 		return error;
 	}
-	vm->gsi_used |= 1u << gsi;
 	vm->device[vm->device_count] = device;
 	return (int)vm->device_count++;
 }
 
-#define ADD_DEVICE(kind)                                                       \
-	int lv_##kind##_add(struct lv_vm *vm,                                  \
-			    const struct lv_##kind##_config *config)           \
-	{                                                                      \
-		struct lv_device *device = NULL;                               \
-		int error = -EINVAL;                                           \
-                                                                               \
-		if (config->size == sizeof(*config))                           \
-			error = check_place(vm, config->base, config->gsi);    \
-		if (error == 0)                                                \
-			error = lv_##kind##_new(config, &vm->mem, &vm->events, \
-						&device);                      \
-		return plug(vm, device, error, config->base, config->gsi);     \
-	}
+int lv_device_add(struct lv_vm *vm, uint32_t kind, const void *config)
+{
+	static const struct lv_device_ops *const kinds[] = {
+	    &lv_balloon_ops, &lv_blk_ops, &lv_console_ops,
+	    &lv_net_ops,     &lv_rng_ops, &lv_vsock_ops};
+	const struct lv_device_ops *ops = NULL;
+	struct lv_device_config place; /* they all begin with it */
+	struct lv_device *device = NULL;
+	int error;
 
-ADD_DEVICE(balloon)
-ADD_DEVICE(blk)
-ADD_DEVICE(console)
-ADD_DEVICE(net)
-ADD_DEVICE(rng)
-ADD_DEVICE(vsock)
+	memcpy(&place, config, sizeof(place));
+	for (size_t i = 0; i < LV_LENGTH(kinds); i++)
+		if (kinds[i]->id == kind)
+			ops = kinds[i];
+	if (ops == NULL || place.size != ops->config_size)
+		return -EINVAL;
+	error = check_base(vm, place.base);
+	if (error == 0)
+		error =
+		    lv_device_new(ops, config, &vm->mem, &vm->events, &device);
+	return error < 0 ? error : plug(vm, device, &place);
+}
 
 int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 {
@@ -214,30 +199,22 @@ int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)
 	if (config->size != sizeof(*config) ||
 	    config->port > UINT16_MAX - SERIAL_PORTS)
 		return -EINVAL;
-	if (vm->started)
-		return -EBUSY;
-	if (vm->has_serial)
-		return -EEXIST;
-	error = check_gsi(vm, config->gsi);
-	if (error < 0)
-		return error;
+	if (vm->started || vm->has_serial)
+		return vm->started ? -EBUSY : -EEXIST;
 	error = lv_serial_init(&vm->serial, config);
 	if (error < 0)
 		return error;
 	error = connect_irq(vm, vm->serial.irq_fd, config->gsi);
-	if (error < 0) {
+	if (error < 0)
 		lv_serial_free(&vm->serial);
-		return error;
-	}
-	vm->gsi_used |= 1u << config->gsi;
-	vm->has_serial = true;
-	return 0;
+	vm->has_serial = error >= 0;
+	return error;
 }
 
 static bool is_balloon(const struct lv_vm *vm, uint32_t index)
 {
 	return index < vm->device_count &&
-	       vm->device[index]->ops->id == LV_BALLOON_ID;
+	       vm->device[index]->ops == &lv_balloon_ops;
 }
 
 int lv_balloon_set(struct lv_vm *vm, uint32_t index, uint32_t pages)

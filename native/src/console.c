@@ -3,14 +3,12 @@
  * buffers for input stay where they are. hvc0 is faster than the serial port,
  * which takes two exits for each byte; but it comes up later.
  */
-#include <errno.h>
-
 #include "lv.h"
 
 /* Of one request; Linux sends 16 bytes at a time, a program up to 32 KiB. */
 #define REQUEST_MAX_BYTES 65536u
 
-enum { RX = 0, TX = 1, QUEUES = 2 };
+enum { TX = 1, QUEUES = 2 };
 
 struct console {
 	struct lv_device device;
@@ -28,8 +26,8 @@ static int64_t take_text(struct lv_device *device, const struct lv_chain *chain)
 	if (chain->writable > 0)
 		LV_COUNT(device, malformed, 1);
 	for (uint64_t at = 0; at < len; at += sizeof(text)) {
-		size_t got = lv_iov_read(chain->iov, chain->readable, at, text,
-					 lv_min(sizeof(text), len - at));
+		size_t got = lv_chain_read(chain, at, text,
+					   lv_min(sizeof(text), len - at));
 
 		for (size_t i = 0; i < got; i++)
 			lv_output_put(output, text[i]);
@@ -38,12 +36,6 @@ static int64_t take_text(struct lv_device *device, const struct lv_chain *chain)
 	LV_COUNT(device, dropped,
 		 output->dropped - dropped + chain->readable_bytes - len);
 	return 0;
-}
-
-static void notify(struct lv_device *device, uint32_t queue)
-{
-	if (queue == TX)
-		lv_device_drain(device, TX, take_text);
 }
 
 /* What waits for the end of its line may be a guest's last words. */
@@ -58,24 +50,21 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops console_ops = {
-    .id = 3,
-    .notify = notify,
+static int init(struct lv_device *device, const void *from)
+{
+	const struct lv_console_config *config = from;
+
+	return lv_output_init(&((struct console *)device)->output,
+			      config->out_fd, config->out_limit);
+}
+
+const struct lv_device_ops lv_console_ops = {
+    .id = LV_DEVICE_CONSOLE,
+    .config_size = sizeof(struct lv_console_config),
+    .bytes = sizeof(struct console),
+    .queues = QUEUES,
+    .init = init,
+    .serve = {[TX] = take_text},
     .settle = settle,
     .destroy = destroy,
 };
-
-int lv_console_new(const struct lv_console_config *config,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   struct lv_device **out)
-{
-	struct console *console = lv_device_new(sizeof(*console), &console_ops,
-						QUEUES, mem, events, 0);
-	int error;
-
-	if (console == NULL)
-		return -errno;
-	error =
-	    lv_output_init(&console->output, config->out_fd, config->out_limit);
-	return lv_device_done(&console->device, error, out);
-}

@@ -35,22 +35,32 @@ void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve)
 	lv_device_signal(device, queue);
 }
 
+void lv_device_kick_all(struct lv_device *device)
+{
+	for (uint32_t i = 0; i < device->queues; i++)
+		lv_eventfd_signal(device->kick_fd[i]);
+}
+
 void lv_device_kick(struct lv_device *device, uint32_t queue)
 {
+	const struct lv_device_ops *ops = device->ops;
+
 	lv_eventfd_drain(device->kick_fd[queue]);
-	(void)pthread_mutex_lock(&device->lock);
+	LV_LOCKED(&device->lock);
 	LV_COUNT(device, notifies, 1);
-	if (device->active && device->queue[queue].ready)
-		device->ops->notify(device, queue);
-	(void)pthread_mutex_unlock(&device->lock);
+	if (!device->active || !device->queue[queue].ready)
+		return;
+	if (ops->notify != NULL)
+		ops->notify(device, queue);
+	else if (ops->serve[queue] != NULL)
+		lv_device_drain(device, queue, ops->serve[queue]);
 }
 
 void lv_device_poll(struct lv_device *device)
 {
-	(void)pthread_mutex_lock(&device->lock);
+	LV_LOCKED(&device->lock);
 	if (device->ops->poll != NULL)
 		device->ops->poll(device);
-	(void)pthread_mutex_unlock(&device->lock);
 }
 
 void lv_device_hold(struct lv_device *device)
@@ -60,22 +70,18 @@ void lv_device_hold(struct lv_device *device)
 		device->ops->settle(device);
 }
 
-uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
-			bool half_second)
+void lv_device_wake(struct lv_device *device, uint64_t at_ns)
 {
-	uint64_t wake_ns;
+	device->wake_ns = lv_min(device->wake_ns, at_ns);
+}
 
-	(void)pthread_mutex_lock(&device->lock);
-	if (device->ops->tick != NULL &&
-	    ((device->wake_ns != 0 && device->wake_ns <= now_ns) ||
-	     (half_second && device->wants_tick))) {
-		device->wake_ns = 0;
+uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns)
+{
+	LV_LOCKED(&device->lock);
+	if (device->wake_ns <= now_ns) {
+		device->wake_ns = LV_NEVER;
 		device->now_ns = now_ns;
 		device->ops->tick(device);
 	}
-	wake_ns = device->wake_ns;
-	if (wake_ns == 0 && device->wants_tick)
-		wake_ns = now_ns + LV_TICK_NS;
-	(void)pthread_mutex_unlock(&device->lock);
-	return wake_ns;
+	return device->wake_ns;
 }

@@ -8,11 +8,8 @@
  * which happens after the vCPUs are gone, it serves every queue once more:
  * what the guest sent before it ended arrives.
  */
-#include <errno.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -36,7 +33,7 @@ int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 	/* The host process's signals are for its own threads; faults of this
 	 * one must reach whoever reports crashes. */
 	(void)sigfillset(&block);
-	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+	for (size_t i = 0; i < LV_LENGTH(faults); i++)
 		(void)sigdelset(&block, faults[i]);
 	error = pthread_sigmask(SIG_SETMASK, &block, &old);
 	if (error != 0)
@@ -47,24 +44,17 @@ int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 }
 
 /* Calls the ticks that are due; returns how long epoll may sleep. */
-static int tick(struct lv_io *io, uint64_t *ticked_ns)
+static int tick(const struct lv_io *io)
 {
 	uint64_t now_ns = lv_now_ns();
-	bool half_second = now_ns - *ticked_ns >= LV_TICK_NS;
-	int timeout = -1;
+	uint64_t wake_ns = LV_NEVER;
 
-	if (half_second)
-		*ticked_ns = now_ns;
-	for (uint32_t i = 0; i < io->count; i++) {
-		struct lv_device *device = io->devices[i];
-		uint64_t wake_ns = lv_device_tick(device, now_ns, half_second);
-		uint64_t left_ns = wake_ns > now_ns ? wake_ns - now_ns : 0;
-		int left = (int)(left_ns / 1000000) + 1;
-
-		if (wake_ns != 0 && (timeout < 0 || left < timeout))
-			timeout = left;
-	}
-	return timeout;
+	for (uint32_t i = 0; i < io->count; i++)
+		wake_ns =
+		    lv_min(wake_ns, lv_device_tick(io->devices[i], now_ns));
+	if (wake_ns == LV_NEVER)
+		return -1;
+	return wake_ns > now_ns ? (int)((wake_ns - now_ns) / 1000000) + 1 : 0;
 }
 
 /* A device may take a part and kick itself for the rest, within bounds. */
@@ -105,13 +95,10 @@ static void *run(void *arg)
 	struct lv_io *io = arg;
 	struct epoll_event ready[BATCH];
 	struct lv_event event = {.kind = LV_EVENT_HOST_FAILED};
-	uint64_t ticked_ns = lv_now_ns();
 	int count = lv_filter_install(&io->filter, 0);
 
 	while (count >= 0) {
-		int timeout = tick(io, &ticked_ns);
-
-		count = epoll_wait(io->epoll_fd, ready, BATCH, timeout);
+		count = epoll_wait(io->epoll_fd, ready, BATCH, tick(io));
 		if (count < 0) /* EINTR: io_uring's work on our behalf */
 			count = errno == EINTR ? 0 : -errno;
 		for (int i = 0; i < count; i++)
@@ -123,25 +110,18 @@ static void *run(void *arg)
 	return NULL;
 }
 
-static int watch(struct lv_io *io, int fd, uint32_t events, uint64_t data)
-{
-	struct epoll_event event = {.events = events, .data.u64 = data};
-
-	return epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno
-								      : 0;
-}
-
 static int watch_device(struct lv_io *io, uint32_t index)
 {
 	struct lv_device *device = io->devices[index];
 	int error = 0;
 
 	for (uint32_t q = 0; q < device->queues && error == 0; q++)
-		error = watch(io, device->kick_fd[q], EPOLLIN,
-			      tag(TAG_KICK + q, index));
+		error = lv_epoll_add(io->epoll_fd, device->kick_fd[q], EPOLLIN,
+				     tag(TAG_KICK + q, index));
 	if (error == 0 && device->poll_fd >= 0)
-		error = watch(io, device->poll_fd, device->poll_events,
-			      tag(TAG_POLL, index));
+		error = lv_epoll_add(io->epoll_fd, device->poll_fd,
+				     EPOLLIN | device->ops->poll_events,
+				     tag(TAG_POLL, index));
 	return error;
 }
 
@@ -153,30 +133,25 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 	io->devices = devices;
 	io->count = count;
 	io->events = events;
+	io->stop_fd = lv_eventfd_new();
 	io->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	io->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	error = io->epoll_fd < 0 || io->stop_fd < 0
-		    ? -errno
-		    : watch(io, io->stop_fd, EPOLLIN, tag(TAG_STOP, 0));
+	error = io->epoll_fd < 0 ? -errno
+				 : lv_epoll_add(io->epoll_fd, io->stop_fd,
+						EPOLLIN, tag(TAG_STOP, 0));
 	for (uint32_t i = 0; i < count && error == 0; i++)
 		error = watch_device(io, i);
 	if (error == 0)
 		error = lv_thread_start(&io->thread, run, io);
 	io->running = error == 0;
-	if (error < 0) {
-		(void)close(io->stop_fd);
-		(void)close(io->epoll_fd);
-	}
 	return error;
 }
 
 void lv_io_stop(struct lv_io *io)
 {
-	if (!io->running)
-		return;
-	lv_eventfd_signal(io->stop_fd);
-	(void)pthread_join(io->thread, NULL);
+	if (io->running) {
+		lv_eventfd_signal(io->stop_fd);
+		(void)pthread_join(io->thread, NULL);
+	}
 	(void)close(io->stop_fd);
 	(void)close(io->epoll_fd);
-	io->running = false;
 }

@@ -13,28 +13,66 @@
 #ifndef LV_H
 #define LV_H
 
+#include <errno.h>
 #include <linux/filter.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
-#pragma GCC visibility push(default)
 #include "../leveret.h"
-#pragma GCC visibility pop
 
-#define LV_PAGE	      4096u
-#define LV_QUEUE_MAX  256u
-#define LV_QUEUES_MAX 8u
-#define LV_EVENTS_MAX 64u
+#define LV_PAGE		 4096u
+#define LV_QUEUE_MAX	 256u
+#define LV_QUEUES_MAX	 8u
+#define LV_EVENTS_MAX	 64u
+#define LV_NEVER	 UINT64_MAX /* of a time */
+
+#define LV_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
 static inline uint64_t lv_min(uint64_t a, uint64_t b)
 {
 	return a < b ? a : b;
 }
+
+typedef pthread_mutex_t *lv_guard;
+
+static inline lv_guard lv_lock(pthread_mutex_t *mutex)
+{
+	(void)pthread_mutex_lock(mutex);
+	return mutex;
+}
+
+static inline void lv_unlock(const lv_guard *mutex)
+{
+	(void)pthread_mutex_unlock(*mutex);
+}
+
+/* Held to the end of the block, whichever way that is left. */
+#define LV_LOCKED(mutex)                                                       \
+	__attribute__((cleanup(lv_unlock), unused)) lv_guard lv_locked =       \
+	    lv_lock(mutex)
+
+/* ---- descriptors (fd.c): one, or -errno ---- */
+
+int lv_eventfd_new(void);
+/* Wakes whoever reads the eventfd; a full counter is as good. */
+void lv_eventfd_signal(int fd);
+bool lv_eventfd_drain(int fd); /* whether there was anything */
+int lv_fd_dup(int fd);
+/* The flag belongs to the open file: every descriptor of it gets it. */
+int lv_fd_unblock(int fd);
+/* Has epoll say EPOLL* of fd with data. */
+int lv_epoll_add(int epoll, int fd, uint32_t events, uint64_t data);
+/* A new non-blocking unix socket that is bound to path or connected to it, as
+ * how says; it fits an address. */
+int lv_unix_open(const char *path,
+		 int (*how)(int, const struct sockaddr *, socklen_t));
 
 /* ---- guest memory (mem.c) ---- */
 
@@ -46,12 +84,14 @@ struct lv_mem {
 /* Address of [gpa, gpa + len) when it lies inside one region, else NULL. */
 void *lv_gpa(const struct lv_mem *mem, uint64_t gpa, uint64_t len);
 
-/* Copies between a buffer and iovecs from byte `offset` of them on; returns the
- * bytes copied, fewer than len where the iovecs end. */
-size_t lv_iov_read(const struct iovec *iov, uint32_t count, size_t offset,
-		   void *buf, size_t len);
-size_t lv_iov_write(const struct iovec *iov, uint32_t count, size_t offset,
-		    const void *buf, size_t len);
+/* Copies between a buffer and the readable or writable part of a chain, from
+ * byte `offset` of it on; returns the bytes copied, fewer than len where it
+ * ends. */
+struct lv_chain;
+size_t lv_chain_read(const struct lv_chain *chain, size_t offset, void *buf,
+		     size_t len);
+size_t lv_chain_write(const struct lv_chain *chain, size_t offset,
+		      const void *buf, size_t len);
 /* The part [offset, offset + len) of src as iovecs in dst (room for count);
  * returns how many. */
 uint32_t lv_iov_slice(struct iovec *dst, const struct iovec *src,
@@ -74,9 +114,6 @@ void lv_events_post(struct lv_events *events, const struct lv_event *event);
 int lv_events_take(struct lv_events *events, struct lv_event *out);
 
 uint64_t lv_now_ns(void);
-/* Wakes whoever reads the eventfd; a full counter is as good. */
-void lv_eventfd_signal(int fd);
-bool lv_eventfd_drain(int fd); /* whether there was anything */
 
 /* ---- split virtqueue (virtq.c; virtio 1.2, 2.7) ---- */
 
@@ -143,14 +180,33 @@ bool lv_queue_should_signal(struct lv_queue *queue);
 
 struct lv_device;
 
-/* All are called with the device's lock held. */
+/* What a chain came to: >= 0 = served, that many bytes were written into it. */
+#define LV_LATER     (-1) /* not now: it stays in the queue, the drain ends */
+#define LV_HELD	     (-2) /* taken; it is pushed by other means */
+#define LV_MALFORMED (-3) /* counted, and given back unused */
+typedef int64_t lv_serve(struct lv_device *device,
+			 const struct lv_chain *chain);
+
+/* A kind of device. All are called with the device's lock held. */
 struct lv_device_ops {
 	uint32_t id;
-	/* Chains wait in a queue. I/O thread. */
+	uint32_t config_size;  /* of its struct lv_<kind>_config */
+	size_t bytes;	       /* of its own struct, which a device begins */
+	uint32_t queues;       /* unless init says how many */
+	uint32_t space_bytes;  /* of the configuration space */
+	uint32_t space_writes; /* where the driver sets a u32 of it; 0 = none */
+	uint64_t features;     /* beside the transport's and init's */
+	/* Of zeros. It first of all marks what destroy closes as not open: a
+	 * device whose init failed is destroyed. NULL when it does nothing. */
+	int (*init)(struct lv_device *device, const void *config);
+	/* Chains wait in a queue. I/O thread. NULL when draining it is all; by
+	 * whom says serve, NULL = they stay. */
 	void (*notify)(struct lv_device *device, uint32_t queue);
-	/* poll_fd is readable. I/O thread. */
+	lv_serve *serve[4];
+	uint32_t poll_events; /* EPOLL*, beside EPOLLIN */
+	/* They came from poll_fd. I/O thread. */
 	void (*poll)(struct lv_device *device);
-	/* Time passed: wake_ns, or about half a second while wants_tick. */
+	/* It is wake_ns. */
 	void (*tick)(struct lv_device *device);
 	/* Finish what the host works on. NULL when nothing is. Any thread. */
 	void (*settle)(struct lv_device *device);
@@ -170,16 +226,11 @@ struct lv_device {
 	uint64_t base;
 	uint64_t features; /* offered */
 	uint8_t config[64];
-	uint32_t config_bytes;
-	uint32_t
-	    config_writable; /* offset of a u32 the driver sets; 0 = none */
 	uint32_t queues;
 	int irq_fd;
 	int kick_fd[LV_QUEUES_MAX];
-	int poll_fd;	      /* -1 = none */
-	uint32_t poll_events; /* EPOLLIN unless the constructor says more */
-	bool wants_tick;
-	uint64_t wake_ns; /* call tick then; 0 = no wish */
+	int poll_fd;	  /* -1 = none */
+	uint64_t wake_ns; /* call tick then, or LV_NEVER */
 	uint64_t now_ns;  /* of the last tick */
 
 	/* Registers. status and isr are read without the lock. */
@@ -200,13 +251,11 @@ struct lv_device {
 	((void)__atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED))
 #define LV_COUNT(device, field, n) LV_ADD((device)->stats.field, n)
 
-/* The device, with its eventfds, that starts a struct of so many bytes of
- * zeros; NULL and errno. */
-void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
-		    uint32_t queues, const struct lv_mem *mem,
-		    struct lv_events *events, uint64_t features);
-/* The end of a constructor: *out = device, or destroys it. Returns error. */
-int lv_device_done(struct lv_device *device, int error, struct lv_device **out);
+/* Makes a device, without KVM, of its struct lv_<kind>_config; *out is owned by
+ * the caller, who ends it with ops->destroy. */
+int lv_device_new(const struct lv_device_ops *ops, const void *config,
+		  const struct lv_mem *mem, struct lv_events *events,
+		  struct lv_device **out);
 /* The common half of ops->destroy. */
 void lv_device_free(struct lv_device *device);
 /* Register accesses of len bytes at base + offset. vCPU threads. */
@@ -214,25 +263,21 @@ void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		  uint32_t len);
 void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len);
+/* Has the I/O thread look at every queue. As ops->tick, too. */
+void lv_device_kick_all(struct lv_device *device);
 /* I/O thread: takes the lock and calls ops when the device is active. */
 void lv_device_kick(struct lv_device *device, uint32_t queue);
 void lv_device_poll(struct lv_device *device);
 /* Lets nothing touch the guest's memory any more; the lock is held after it. */
 void lv_device_hold(struct lv_device *device);
-/* Returns when it wants to be called again; 0 = no wish. */
-uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns,
-			bool half_second);
-#define LV_TICK_NS 500000000ull
+/* Returns when it wants to be called again, or LV_NEVER. */
+uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns);
 
+/* For ops: calls tick then, or earlier. */
+void lv_device_wake(struct lv_device *device, uint64_t at_ns);
 /* For ops: pop that turns a ring fault into NEEDS_RESET; false = stop. */
 bool lv_device_pop(struct lv_device *device, uint32_t queue,
 		   struct lv_chain *chain);
-/* What a chain came to: >= 0 = served, that many bytes were written into it. */
-#define LV_LATER     (-1) /* not now: it stays in the queue, the drain ends */
-#define LV_HELD	     (-2) /* taken; it is pushed by other means */
-#define LV_MALFORMED (-3) /* counted, and given back unused */
-typedef int64_t lv_serve(struct lv_device *device,
-			 const struct lv_chain *chain);
 /* Serves what waits in a queue, a budget's worth at a time, then signals. */
 void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve);
 /* Writes a part of config and tells the driver (2.5). Lock held. */
@@ -265,29 +310,13 @@ void lv_limiter_spend(struct lv_limiter *limiter, uint64_t bytes);
 /* For a device: true = wait, which was counted and wake_ns set. */
 bool lv_device_throttle(struct lv_device *device, struct lv_limiter *limiter);
 
-/* Each makes a device without KVM; *out is owned by the caller. */
-int lv_blk_new(const struct lv_blk_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out);
-int lv_rng_new(const struct lv_rng_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out);
-int lv_balloon_new(const struct lv_balloon_config *config,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   struct lv_device **out);
-#define LV_BALLOON_ID 5u
+/* ---- the devices, each in the file of its name ---- */
+
+extern const struct lv_device_ops lv_balloon_ops, lv_blk_ops, lv_console_ops,
+    lv_net_ops, lv_rng_ops, lv_vsock_ops;
 /* Any thread. */
 void lv_balloon_resize(struct lv_device *device, uint32_t pages);
 void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out);
-int lv_console_new(const struct lv_console_config *config,
-		   const struct lv_mem *mem, struct lv_events *events,
-		   struct lv_device **out);
-int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out);
-/* A new non-blocking unix socket that is bound to path or connected to it, as
- * how says; it fits an address. */
-int lv_unix_open(const char *path,
-		 int (*how)(int, const struct sockaddr *, socklen_t));
-int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
-		 struct lv_events *events, struct lv_device **out);
 
 /* ---- io_uring (uring.c) ---- */
 
@@ -301,6 +330,7 @@ struct lv_uring {
 	const struct io_uring_cqe *cqes;
 	_Atomic uint32_t *sq_tail, *cq_head, *cq_tail;
 	uint32_t cq_mask;
+	uint32_t tail, head; /* ours; what the kernel sees are the above */
 	uint32_t queued, in_flight;
 };
 
@@ -330,7 +360,8 @@ struct lv_output {
 	uint8_t line[LV_LINE];
 };
 
-/* Dups fd (-1 = discard). limit: bytes ever written to it, 0 = none. */
+/* Dups fd (-1 = discard). limit: bytes ever written to it, 0 = none. To be
+ * freed also when it fails. */
 int lv_output_init(struct lv_output *output, int fd, uint64_t limit);
 void lv_output_free(struct lv_output *output);
 /* Writes at the end of a line, or when it is too long. */
@@ -383,7 +414,8 @@ struct lv_io {
 
 int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 		struct lv_events *events);
-/* Lets the thread take what the guest had already queued, then joins it. */
+/* Lets the thread take what the guest had already queued, then joins it; after
+ * lv_io_start, also when that failed. */
 void lv_io_stop(struct lv_io *io);
 
 /* ---- threads ---- */
@@ -439,12 +471,10 @@ int lv_vcpu_start(struct lv_vcpu *vcpu);
 void lv_vm_halt(struct lv_vm *vm);
 /* The machine is over: lets its output out, halts it, posts why. vCPU threads.
  */
-void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
-	       uint64_t value, int error);
-/* One byte-wide or wider port access by a vCPU. */
-void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint32_t value,
-		  uint32_t size);
-uint32_t lv_board_in(struct lv_vm *vm, uint16_t port, uint32_t size);
+void lv_vm_end(struct lv_vcpu *vcpu, struct lv_event why);
+/* A byte to or from a port. vCPU threads. */
+void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint8_t byte);
+uint8_t lv_board_in(struct lv_vm *vm, uint16_t port);
 void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 		   bool write);
 void lv_board_free(struct lv_vm *vm);

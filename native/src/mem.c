@@ -1,8 +1,6 @@
 /*
  * mem.c - the only way from a guest-physical address to a pointer.
  */
-#include <string.h>
-
 #include "lv.h"
 
 void *lv_gpa(const struct lv_mem *mem, uint64_t gpa, uint64_t len)
@@ -61,15 +59,16 @@ static size_t copy(const struct iovec *iov, uint32_t count, size_t offset,
 	return done;
 }
 
-size_t lv_iov_read(const struct iovec *iov, uint32_t count, size_t offset,
-		   void *buf, size_t len)
+size_t lv_chain_read(const struct lv_chain *chain, size_t offset, void *buf,
+		     size_t len)
 {
-	return copy(iov, count, offset, buf, len, false);
+	return copy(chain->iov, chain->readable, offset, buf, len, false);
 }
 
-size_t lv_iov_write(const struct iovec *iov, uint32_t count, size_t offset,
-		    const void *buf, size_t len)
+size_t lv_chain_write(const struct lv_chain *chain, size_t offset,
+		      const void *buf, size_t len)
 {
 	/* Not written to: the cast is for the sake of one loop. */
-	return copy(iov, count, offset, (uint8_t *)(uintptr_t)buf, len, true);
+	return copy(chain->iov + chain->readable, chain->writable, offset,
+		    (uint8_t *)(uintptr_t)buf, len, true);
 }

@@ -13,18 +13,15 @@
  * the I/O thread under the same lock, so a reset waits for I/O in flight. The
  * interrupt registers are atomics: acknowledging never waits for a disk.
  */
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
 #include "lv.h"
 
 #define ISR_VRING      1u
 #define ISR_CONFIG     2u
 #define CONFIG_SPACE   0x100u
+#define MAGIC	       0x74726976u /* "virt" */
+#define VERSION	       2u
 #define VENDOR	       0x5652564cu /* "LVRV" */
 
 #define CHAIN_DRIVER   (LV_STATUS_ACKNOWLEDGE | LV_STATUS_DRIVER)
@@ -33,10 +30,7 @@
 
 /* 4.2.2 */
 enum {
-	REG_MAGIC = 0x000,
-	REG_VERSION = 0x004,
-	REG_DEVICE_ID = 0x008,
-	REG_VENDOR_ID = 0x00c,
+	REG_IDENTITY = 0x000, /* magic, version, device, vendor */
 	REG_DEVICE_FEATURES = 0x010,
 	REG_DEVICE_FEATURES_SEL = 0x014,
 	REG_DRIVER_FEATURES = 0x020,
@@ -55,52 +49,46 @@ enum {
 	REG_CONFIG_GENERATION = 0x0fc,
 };
 
-void *lv_device_new(size_t bytes, const struct lv_device_ops *ops,
-		    uint32_t queues, const struct lv_mem *mem,
-		    struct lv_events *events, uint64_t features)
+int lv_device_new(const struct lv_device_ops *ops, const void *config,
+		  const struct lv_mem *mem, struct lv_events *events,
+		  struct lv_device **out)
 {
-	struct lv_device *device = calloc(1, bytes);
+	struct lv_device *device = calloc(1, ops->bytes);
+	int error;
 
 	if (device == NULL)
-		return NULL;
+		return -ENOMEM;
 	device->ops = ops;
-	device->poll_events = EPOLLIN;
 	device->mem = mem;
 	device->events = events;
-	device->features = features | LV_VIRTIO_F_VERSION_1 |
+	device->features = ops->features | LV_VIRTIO_F_VERSION_1 |
 			   LV_VIRTIO_F_EVENT_IDX | LV_VIRTIO_F_INDIRECT_DESC;
+	device->queues = ops->queues;
 	device->poll_fd = -1;
+	device->wake_ns = LV_NEVER;
 	(void)pthread_mutex_init(&device->lock, NULL);
-	device->irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	while (device->irq_fd >= 0 && device->queues < queues) {
-		int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-
-		if (fd < 0)
-			break;
-		device->kick_fd[device->queues++] = fd;
+	/* Of all there may be: what could not be opened is no descriptor. */
+	device->irq_fd = lv_eventfd_new();
+	for (uint32_t i = 0; i < LV_QUEUES_MAX; i++)
+		device->kick_fd[i] = -1;
+	error = ops->init != NULL ? ops->init(device, config) : 0;
+	if (error == 0)
+		error = device->irq_fd;
+	for (uint32_t i = 0; i < device->queues && error >= 0; i++)
+		error = device->kick_fd[i] = lv_eventfd_new();
+	if (error < 0) {
+		ops->destroy(device);
+		return error;
 	}
-	if (device->queues == queues)
-		return device;
-	lv_device_free(device);
-	errno = EMFILE;
-	return NULL;
-}
-
-int lv_device_done(struct lv_device *device, int error, struct lv_device **out)
-{
-	if (error < 0)
-		device->ops->destroy(device);
-	else
-		*out = device;
-	return error;
+	*out = device;
+	return 0;
 }
 
 void lv_device_free(struct lv_device *device)
 {
-	for (uint32_t i = 0; i < device->queues; i++)
+	for (uint32_t i = 0; i < LV_QUEUES_MAX; i++)
 		(void)close(device->kick_fd[i]);
-	if (device->irq_fd >= 0)
-		(void)close(device->irq_fd);
+	(void)close(device->irq_fd);
 	(void)pthread_mutex_destroy(&device->lock);
 	free(device);
 }
@@ -164,7 +152,7 @@ void lv_device_configure(struct lv_device *device, uint32_t offset,
 static void reset(struct lv_device *device)
 {
 	device->active = false;
-	device->wake_ns = 0;
+	device->wake_ns = LV_NEVER;
 	if (device->ops->reset != NULL)
 		device->ops->reset(device);
 	memset(device->queue, 0, sizeof(device->queue));
@@ -194,9 +182,8 @@ static void activate(struct lv_device *device)
 			return;
 		}
 	}
-	/* A driver may fill a queue before DRIVER_OK: look at all of them. */
-	for (uint32_t i = 0; i < device->queues; i++)
-		lv_eventfd_signal(device->kick_fd[i]);
+	/* A driver may fill a queue before DRIVER_OK. */
+	lv_device_kick_all(device);
 }
 
 /* Whether 3.1.1 knows this way from a status to another. */
@@ -323,17 +310,12 @@ static bool write_register(struct lv_device *device, uint64_t offset,
 /* -1 where there is nothing to read. */
 static int64_t read_register(struct lv_device *device, uint64_t offset)
 {
+	const uint32_t identity[] = {MAGIC, VERSION, device->ops->id, VENDOR};
 	bool present = device->queue_sel < device->queues;
 
+	if (offset < sizeof(identity) && offset % 4 == 0)
+		return identity[offset / 4];
 	switch (offset) {
-	case REG_MAGIC:
-		return 0x74726976; /* "virt" */
-	case REG_VERSION:
-		return 2;
-	case REG_DEVICE_ID:
-		return device->ops->id;
-	case REG_VENDOR_ID:
-		return VENDOR;
 	case REG_DEVICE_FEATURES:
 		return device->device_features_sel > 1
 			   ? 0
@@ -353,15 +335,14 @@ static int64_t read_register(struct lv_device *device, uint64_t offset)
 void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 		  uint32_t len)
 {
+	uint64_t at = offset - CONFIG_SPACE;
 	int64_t value = -1;
 
 	memset(data, 0, len);
 	if (offset >= CONFIG_SPACE) {
-		uint64_t at = offset - CONFIG_SPACE;
-
-		for (uint32_t i = 0; i < len && at + i < device->config_bytes;
-		     i++)
-			data[i] = device->config[at + i];
+		if (at < device->ops->space_bytes)
+			memcpy(data, device->config + at,
+			       lv_min(len, device->ops->space_bytes - at));
 		return;
 	}
 	/* 4.2.2.2: 32-bit aligned accesses only. */
@@ -370,9 +351,8 @@ void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 	} else if (len == 4 && offset == REG_STATUS) {
 		value = device->status;
 	} else if (len == 4) {
-		(void)pthread_mutex_lock(&device->lock);
+		LV_LOCKED(&device->lock);
 		value = read_register(device, offset);
-		(void)pthread_mutex_unlock(&device->lock);
 	}
 	if (value < 0)
 		LV_COUNT(device, malformed, 1);
@@ -383,6 +363,7 @@ void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
 void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len)
 {
+	uint32_t writes = device->ops->space_writes;
 	uint32_t value = 0;
 	bool good = false;
 
@@ -391,16 +372,14 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		device->isr &= ~value;
 		return;
 	}
-	(void)pthread_mutex_lock(&device->lock);
+	LV_LOCKED(&device->lock);
 	if (len == 4 && offset < CONFIG_SPACE) {
 		good = write_register(device, offset, value);
-	} else if (len == 4 && device->config_writable != 0 &&
-		   offset == CONFIG_SPACE + device->config_writable) {
+	} else if (len == 4 && writes != 0 && offset == CONFIG_SPACE + writes) {
 		/* Little of a configuration is the driver's to write. */
-		memcpy(device->config + device->config_writable, data, len);
+		memcpy(device->config + writes, data, len);
 		good = true;
 	}
-	(void)pthread_mutex_unlock(&device->lock);
 	if (!good)
 		LV_COUNT(device, malformed, 1);
 }

@@ -7,25 +7,21 @@
  * over as many chains as it needs when the driver takes that (MRG_RXBUF), and
  * those chains appear in the used ring together: Linux counts them at once.
  */
-#include <errno.h>
-#include <string.h>
 #include <sys/epoll.h>
 
 #include "net.h"
 
-#define F_CSUM	     (1ull << 0)
-#define F_GUEST_CSUM (1ull << 1)
-#define F_MTU	     (1ull << 3)
-#define F_MAC	     (1ull << 5)
-#define F_GUEST_TSO  (3ull << 7) /* 4 and 6 */
-#define F_HOST_TSO   (3ull << 11)
-#define F_MRG_RXBUF  (1ull << 15)
-#define F_STATUS     (1ull << 16)
+/* CSUM, and what the guest and the host can take: TSO4 and TSO6 each. */
+#define OFFLOADS    (3ull << 0 | 3ull << 7 | 3ull << 11)
+#define F_MTU	    (1ull << 3)
+#define F_MAC	    (1ull << 5)
+#define F_MRG_RXBUF (1ull << 15)
+#define F_STATUS    (1ull << 16)
 
-#define LINK_UP	     1u
-#define MAC_BYTES    6u
-#define MTU_MIN	     68u
-#define NUM_BUFFERS  10u /* its offset in the header */
+#define LINK_UP	    1u
+#define MAC_BYTES   6u
+#define MTU_MIN	    68u
+#define NUM_BUFFERS 10u /* its offset in the header */
 
 enum { RX = 0, TX = 1 };
 
@@ -56,88 +52,76 @@ static void unplug(struct net *net)
 			    &status, sizeof(status));
 }
 
-/* Puts a frame into the guest's buffers. False = there are too few for now. */
-static bool deliver(struct net *net, const uint8_t *frame, uint32_t len)
+/* One more for a frame of which others hold a part. */
+static bool next_chain(struct lv_device *device, struct lv_chain *chain)
 {
-	struct lv_device *device = &net->device;
+	/* Asked for while all there is counts as taken: the driver tells of the
+	 * next one, not of these. */
+	do
+		if (lv_device_pop(device, RX, chain))
+			return true;
+	while (device->active && lv_queue_rearm(&device->queue[RX]));
+	return false;
+}
+
+/* The host's next frame into this chain, and as many more as it needs. */
+static int64_t deliver(struct lv_device *device, const struct lv_chain *first)
+{
+	struct net *net = (struct net *)device;
 	struct lv_queue *queue = &device->queue[RX];
 	bool merge = (device->driver_features & F_MRG_RXBUF) != 0;
-	struct lv_chain first, rest, *chain = &first;
+	const struct lv_chain *chain = first;
+	struct lv_chain rest;
 	struct {
 		uint16_t head;
 		uint32_t len;
 	} used[LV_QUEUE_MAX];
-	uint32_t done = 0;
+	uint32_t done = 0, part = 0;
 	uint16_t count = 0;
+	uint8_t *frame;
+	int bytes = lv_net_host_peek(&net->host, &frame);
+	uint32_t len = (uint32_t)bytes;
 
-	while (done < len) {
-		uint32_t part;
-
-		if (!lv_device_pop(device, RX, chain)) {
-			/* Asked for while all there is counts as taken: the
-			 * driver tells of the next one, not of these. */
-			if (device->active && lv_queue_rearm(queue))
-				continue;
-			break;
-		}
-		part = (uint32_t)lv_iov_write(chain->iov + chain->readable,
-					      chain->writable, 0, frame + done,
-					      len - done);
+	if (bytes < 0)
+		unplug(net);
+	if (bytes <= 0 || lv_device_throttle(device, &net->rx))
+		return LV_LATER;
+	for (;; chain = &rest) {
+		part = (uint32_t)lv_chain_write(chain, 0, frame + done,
+						len - done);
 		used[count].head = chain->head;
 		used[count++].len = part;
 		done += part;
-		chain = &rest;
-		if (!merge || part == 0 || count == queue->num)
+		if (done == len || !merge || part == 0 || count == queue->num)
 			break;
+		if (!next_chain(device, &rest)) {
+			while (--count > 0) /* the first is not ours to undo */
+				lv_queue_undo(queue);
+			return LV_LATER;
+		}
 	}
-	if (!device->active)
-		return false;
-	/* Too small for it for good: dropped, at the price of its buffers. */
-	if (done < len && count > 0 &&
-	    (!merge || count == queue->num || used[count - 1].len == 0)) {
+	if (done < len) {
+		/* Too small for it for good: dropped, at the price of its
+		 * buffers. */
 		LV_COUNT(device, dropped, 1);
 		for (uint16_t i = 0; i < count; i++)
 			used[i].len = 0;
-	} else if (done < len) {
-		while (count-- > 0)
-			lv_queue_undo(queue);
-		return false;
 	} else {
-		(void)lv_iov_write(first.iov + first.readable, first.writable,
-				   NUM_BUFFERS, &count, sizeof(count));
-		LV_COUNT(device, requests, 1);
+		(void)lv_chain_write(first, NUM_BUFFERS, &count, sizeof(count));
 		LV_COUNT(device, bytes_in, len - LV_NET_HEADER);
 	}
 	for (uint16_t i = 0; i < count; i++)
 		lv_queue_fill(queue, used[i].head, used[i].len);
 	lv_queue_publish(queue);
-	return true;
+	lv_net_host_take(&net->host);
+	lv_limiter_spend(&net->rx, len);
+	return LV_HELD;
 }
 
 static void receive(struct net *net)
 {
-	struct lv_device *device = &net->device;
-	uint32_t budget = LV_DRAIN_BUDGET;
-	uint8_t *frame;
-
-	if (!device->active || !device->queue[RX].ready || !net->host.open)
-		return;
-	while (budget > 0) {
-		int bytes = lv_net_host_peek(&net->host, &frame);
-
-		if (bytes < 0)
-			unplug(net);
-		if (bytes <= 0 || lv_device_throttle(device, &net->rx))
-			break;
-		if (!deliver(net, frame, (uint32_t)bytes))
-			break;
-		lv_net_host_take(&net->host);
-		lv_limiter_spend(&net->rx, (uint32_t)bytes);
-		budget--;
-	}
-	if (budget == 0)
-		lv_eventfd_signal(device->kick_fd[RX]);
-	lv_device_signal(device, RX);
+	if (net->host.open)
+		lv_device_drain(&net->device, RX, deliver);
 }
 
 static int64_t transmit(struct lv_device *device, const struct lv_chain *chain)
@@ -155,8 +139,8 @@ static int64_t transmit(struct lv_device *device, const struct lv_chain *chain)
 	/* Whatever a neighbour thinks of a source address is not for the guest
 	 * to choose. It may change the frame after this look, so this keeps
 	 * mistakes in, not attacks: those are the host's filter's business. */
-	(void)lv_iov_read(chain->iov, chain->readable,
-			  LV_NET_HEADER + MAC_BYTES, source, MAC_BYTES);
+	(void)lv_chain_read(chain, LV_NET_HEADER + MAC_BYTES, source,
+			    MAC_BYTES);
 	if (memcmp(source, net->mac, MAC_BYTES) != 0 || !net->host.open) {
 		LV_COUNT(device, dropped, 1);
 		return 0;
@@ -200,39 +184,41 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops net_ops = {
-    .id = 1,
-    .notify = notify,
-    .poll = poll,
-    .tick = poll,
-    .destroy = destroy,
-};
-
-int lv_net_new(const struct lv_net_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out)
+static int init(struct lv_device *device, const void *from)
 {
+	const struct lv_net_config *config = from;
+	struct net *net = (struct net *)device;
 	struct config space = {
 	    .status = LINK_UP, .pairs = 1, .mtu = config->mtu};
-	uint64_t features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF;
-	struct net *net;
 	int error;
 
+	net->host.fd = -1;
 	if ((config->flags & ~LV_NET_TAP) != 0 || config->mtu < MTU_MIN ||
 	    memchr(config->name, 0, sizeof(config->name)) == NULL)
 		return -EINVAL;
 	if ((config->flags & LV_NET_TAP) != 0)
-		features |= F_CSUM | F_GUEST_CSUM | F_GUEST_TSO | F_HOST_TSO;
-	net = lv_device_new(sizeof(*net), &net_ops, 2, mem, events, features);
-	if (net == NULL)
-		return -errno;
+		device->features |= OFFLOADS;
 	lv_limiter_init(&net->rx, &config->rx);
 	lv_limiter_init(&net->tx, &config->tx);
 	memcpy(net->mac, config->mac, MAC_BYTES);
 	memcpy(space.mac, config->mac, MAC_BYTES);
-	memcpy(net->device.config, &space, sizeof(space));
-	net->device.config_bytes = sizeof(space);
+	memcpy(device->config, &space, sizeof(space));
 	error = lv_net_host_open(&net->host, config);
-	net->device.poll_fd = net->host.fd;
-	net->device.poll_events = EPOLLIN | EPOLLOUT | EPOLLET;
-	return lv_device_done(&net->device, error, out);
+	device->poll_fd = net->host.fd;
+	return error;
 }
+
+const struct lv_device_ops lv_net_ops = {
+    .id = LV_DEVICE_NET,
+    .config_size = sizeof(struct lv_net_config),
+    .bytes = sizeof(struct net),
+    .queues = 2,
+    .space_bytes = sizeof(struct config),
+    .features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF,
+    .init = init,
+    .notify = notify,
+    .poll_events = EPOLLOUT | EPOLLET,
+    .poll = poll,
+    .tick = poll,
+    .destroy = destroy,
+};

@@ -21,7 +21,7 @@ struct lv_net_host {
 	uint32_t frame; /* bytes of the one at in_start, with its header */
 	/* The rest of a frame that the socket took in part. */
 	uint8_t *out;
-	uint32_t out_start, out_end;
+	uint32_t out_len;
 	struct iovec iov[LV_QUEUE_MAX + 1];
 };
 

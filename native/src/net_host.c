@@ -10,24 +10,17 @@
  * such a piece is put over the bytes before it, which have been taken by then.
  */
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "net.h"
 
-#define PREFIX	     4u
-#define HEAD	     (LV_NET_HEADER - PREFIX)
-#define IN_BYTES     (HEAD + 4 * (PREFIX + LV_NET_FRAME_MAX))
-#define F_GUEST_CSUM (1ull << 1)
-#define F_GUEST_TSO4 (1ull << 7)
-#define F_GUEST_TSO6 (1ull << 8)
+#define PREFIX	 4u
+#define HEAD	 (LV_NET_HEADER - PREFIX)
+#define IN_BYTES (HEAD + 4 * (PREFIX + LV_NET_FRAME_MAX))
 
 static int open_tap(const char *name)
 {
@@ -44,8 +37,7 @@ static int open_tap(const char *name)
 	    ioctl(fd, TUNSETVNETHDRSZ, &header) == 0)
 		return fd;
 	error = -errno;
-	if (fd >= 0)
-		(void)close(fd);
+	(void)close(fd);
 	return error;
 }
 
@@ -53,23 +45,22 @@ int lv_net_host_open(struct lv_net_host *host,
 		     const struct lv_net_config *config)
 {
 	host->tap = (config->flags & LV_NET_TAP) != 0;
-	if (config->fd < 0)
+	if (config->fd >= 0)
+		host->fd = lv_fd_dup(config->fd);
+	else
 		host->fd = host->tap ? open_tap(config->name)
 				     : lv_unix_open(config->name, connect);
-	else
-		host->fd = fcntl(config->fd, F_DUPFD_CLOEXEC, 3);
 	if (host->fd < 0)
-		return config->fd < 0 ? host->fd : -errno;
+		return host->fd;
 	host->open = true;
 	host->in_start = HEAD;
 	host->in_end = HEAD;
 	host->in = malloc(IN_BYTES);
 	host->out = malloc(PREFIX + LV_NET_FRAME_MAX);
-	if (host->in != NULL && host->out != NULL &&
-	    fcntl(host->fd, F_SETFL, fcntl(host->fd, F_GETFL) | O_NONBLOCK) ==
-		0)
-		return 0;
-	return -ENOMEM; /* the owner closes it */
+	/* What is open is closed by the owner. */
+	if (host->in == NULL || host->out == NULL)
+		return -ENOMEM;
+	return lv_fd_unblock(host->fd);
 }
 
 void lv_net_host_close(struct lv_net_host *host)
@@ -81,17 +72,14 @@ void lv_net_host_close(struct lv_net_host *host)
 
 void lv_net_host_offload(struct lv_net_host *host, uint64_t features)
 {
-	unsigned long offload = 0;
+	/* GUEST_CSUM, GUEST_TSO4 and GUEST_TSO6 are bits 1, 7 and 8 there; bits
+	 * 0, 1 and 2 here. */
+	uint64_t offload = (features >> 1 & TUN_F_CSUM) |
+			   (features >> 6 & (TUN_F_TSO4 | TUN_F_TSO6));
 
 	if (!host->tap || host->features == features)
 		return;
 	host->features = features;
-	if ((features & F_GUEST_CSUM) != 0)
-		offload |= TUN_F_CSUM;
-	if ((features & F_GUEST_TSO4) != 0)
-		offload |= TUN_F_TSO4;
-	if ((features & F_GUEST_TSO6) != 0)
-		offload |= TUN_F_TSO6;
 	/* What is no TAP (a test's socket) has nothing to be told. */
 	(void)ioctl(host->fd, TUNSETOFFLOAD, offload);
 }
@@ -162,14 +150,14 @@ void lv_net_host_take(struct lv_net_host *host)
 
 int lv_net_host_flush(struct lv_net_host *host)
 {
-	while (host->out_start < host->out_end) {
+	while (host->out_len > 0) {
 		ssize_t sent = TEMP_FAILURE_RETRY(
-		    send(host->fd, host->out + host->out_start,
-			 host->out_end - host->out_start, MSG_NOSIGNAL));
+		    send(host->fd, host->out, host->out_len, MSG_NOSIGNAL));
 
 		if (sent < 0)
 			return -errno;
-		host->out_start += (uint32_t)sent;
+		host->out_len -= (uint32_t)sent;
+		memmove(host->out, host->out + sent, host->out_len);
 	}
 	return 0;
 }
@@ -191,11 +179,12 @@ static int send_stream(struct lv_net_host *host, const struct lv_chain *chain)
 	sent = TEMP_FAILURE_RETRY(sendmsg(host->fd, &message, MSG_NOSIGNAL));
 	if (sent < 0)
 		return -errno;
-	if ((uint32_t)sent < PREFIX + bytes) {
-		host->out_start = 0;
-		host->out_end = (uint32_t)lv_iov_read(
-		    host->iov, (uint32_t)message.msg_iovlen, (size_t)sent,
-		    host->out, PREFIX + LV_NET_FRAME_MAX);
+	host->out_len = PREFIX + bytes - (uint32_t)sent;
+	if (host->out_len > 0) {
+		memcpy(host->out, &prefix, PREFIX);
+		(void)lv_chain_read(chain, LV_NET_HEADER, host->out + PREFIX,
+				    bytes);
+		memmove(host->out, host->out + sent, host->out_len);
 	}
 	return 0;
 }

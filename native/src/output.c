@@ -4,34 +4,25 @@
  * passes the limit, is dropped and counted: a guest can fill neither the host's
  * disk nor its patience. The owner's lock is held.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "lv.h"
 
 int lv_output_init(struct lv_output *output, int fd, uint64_t limit)
 {
 	struct stat info;
-	int error;
 
 	memset(output, 0, sizeof(*output));
 	output->left = limit == 0 ? UINT64_MAX : limit;
-	output->fd = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	output->fd = fd < 0 ? -1 : lv_fd_dup(fd);
 	if (fd < 0)
 		return 0;
-	/* A full pipe must not stop the guest. The flag belongs to the open
-	 * file, so the caller's descriptor gets it too. */
-	if (output->fd >= 0 && fstat(output->fd, &info) == 0 &&
-	    (S_ISREG(info.st_mode) ||
-	     fcntl(output->fd, F_SETFL,
-		   fcntl(output->fd, F_GETFL) | O_NONBLOCK) == 0))
-		return 0;
-	error = -errno;
-	lv_output_free(output);
-	return error;
+	if (output->fd < 0)
+		return output->fd;
+	if (fstat(output->fd, &info) < 0)
+		return -errno;
+	/* A full pipe must not stop the guest. */
+	return S_ISREG(info.st_mode) ? 0 : lv_fd_unblock(output->fd);
 }
 
 void lv_output_free(struct lv_output *output)

@@ -73,7 +73,6 @@ bool lv_device_throttle(struct lv_device *device, struct lv_limiter *limiter)
 	if (until_ns == 0)
 		return false;
 	LV_COUNT(device, throttled, 1);
-	if (device->wake_ns == 0 || until_ns < device->wake_ns)
-		device->wake_ns = until_ns;
+	lv_device_wake(device, until_ns);
 	return true;
 }

@@ -2,9 +2,7 @@
  * rng.c - virtio entropy device (virtio 1.2, 5.4): fills what the driver offers
  * from the host kernel's generator, at most 64 KiB a request.
  */
-#include <errno.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -16,21 +14,14 @@ static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
 	uint32_t done = 0;
 
 	for (uint32_t i = 0; i < chain->writable; i++) {
-		uint8_t *at = iov[i].iov_base;
-		uint8_t *end =
-		    at + lv_min(iov[i].iov_len, REQUEST_MAX_BYTES - done);
+		size_t len = lv_min(iov[i].iov_len, REQUEST_MAX_BYTES - done);
+		ssize_t got =
+		    TEMP_FAILURE_RETRY(getrandom(iov[i].iov_base, len, 0));
 
-		while (at < end) {
-			ssize_t got = TEMP_FAILURE_RETRY(
-			    getrandom(at, (size_t)(end - at), 0));
-
-			if (got <= 0) {
-				LV_COUNT(device, errors, 1);
-				return done;
-			}
-			at += got;
-			done += (uint32_t)got;
-		}
+		LV_COUNT(device, errors, got < 0);
+		done += got > 0 ? (uint32_t)got : 0;
+		if (got != (ssize_t)len) /* less than asked for is an answer */
+			break;
 	}
 	return done;
 }
@@ -47,21 +38,11 @@ static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
 	return len;
 }
 
-static void notify(struct lv_device *device, uint32_t queue)
-{
-	lv_device_drain(device, queue, serve);
-}
-
-static const struct lv_device_ops rng_ops = {
-    .id = 4,
-    .notify = notify,
+const struct lv_device_ops lv_rng_ops = {
+    .id = LV_DEVICE_RNG,
+    .config_size = sizeof(struct lv_rng_config),
+    .bytes = sizeof(struct lv_device),
+    .queues = 1,
+    .serve = {serve},
     .destroy = lv_device_free,
 };
-
-int lv_rng_new(const struct lv_rng_config *config, const struct lv_mem *mem,
-	       struct lv_events *events, struct lv_device **out)
-{
-	(void)config;
-	*out = lv_device_new(sizeof(**out), &rng_ops, 1, mem, events, 0);
-	return *out == NULL ? -errno : 0;
-}

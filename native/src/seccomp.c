@@ -7,13 +7,10 @@
  * which the agent reads from vmm.log, and ends the process: a thread that was
  * taken over has nothing more to say.
  */
-#include <errno.h>
 #include <linux/seccomp.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -67,8 +64,7 @@ int lv_vm_confine(struct lv_vm *vm, uint32_t who, const void *code,
 
 	if (vm->started)
 		return -EBUSY;
-	if (who >= sizeof(filters) / sizeof(filters[0]) || count == 0 ||
-	    count > LV_FILTER_MAX)
+	if (who >= LV_LENGTH(filters) || count == 0 || count > LV_FILTER_MAX)
 		return -EINVAL;
 	filters[who]->count = count;
 	memcpy(filters[who]->code, code, count * sizeof(struct sock_filter));

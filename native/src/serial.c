@@ -3,11 +3,6 @@
  * use: it sends, and nothing ever arrives. Registers are handled on the vCPU
  * thread under the serial's own lock.
  */
-#include <errno.h>
-#include <string.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
-
 #include "lv.h"
 
 enum {
@@ -36,31 +31,26 @@ int lv_serial_init(struct lv_serial *serial,
 {
 	int error;
 
-	memset(serial, 0, sizeof(*serial));
-	serial->port = config->port;
-	serial->reg[REG_LCR] = 0x03;
-	serial->reg[REG_MCR] = 0x08;
-	serial->divisor[0] = 12;
+	*serial = (struct lv_serial){
+	    .port = config->port,
+	    .divisor = {12},
+	    .reg = {[REG_LCR] = 0x03, [REG_MCR] = 0x08},
+	    .irq_fd = lv_eventfd_new(),
+	};
+	(void)pthread_mutex_init(&serial->lock, NULL);
 	error =
 	    lv_output_init(&serial->output, config->out_fd, config->out_limit);
+	if (error == 0 && serial->irq_fd < 0)
+		error = serial->irq_fd;
 	if (error < 0)
-		return error;
-	serial->irq_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	error = serial->irq_fd < 0 ? errno
-				   : pthread_mutex_init(&serial->lock, NULL);
-	if (error == 0)
-		return 0;
-	if (serial->irq_fd >= 0)
-		(void)close(serial->irq_fd);
-	lv_output_free(&serial->output);
-	return -error;
+		lv_serial_free(serial);
+	return error;
 }
 
 void lv_serial_flush(struct lv_serial *serial)
 {
-	(void)pthread_mutex_lock(&serial->lock);
+	LV_LOCKED(&serial->lock);
 	lv_output_flush(&serial->output);
-	(void)pthread_mutex_unlock(&serial->lock);
 }
 
 void lv_serial_free(struct lv_serial *serial)
@@ -103,8 +93,9 @@ static uint8_t read_msr(const struct lv_serial *serial)
 			 (mcr & 8u) << 4);
 }
 
-static uint8_t read_register(struct lv_serial *serial, uint16_t reg)
+uint8_t lv_serial_read(struct lv_serial *serial, uint16_t reg)
 {
+	LV_LOCKED(&serial->lock);
 	if (reg <= REG_IER && has(serial, REG_LCR, LCR_DLAB))
 		return serial->divisor[reg];
 	switch (reg) {
@@ -119,11 +110,12 @@ static uint8_t read_register(struct lv_serial *serial, uint16_t reg)
 	}
 }
 
-static void write_register(struct lv_serial *serial, uint16_t reg,
-			   uint8_t value)
+void lv_serial_write(struct lv_serial *serial, uint16_t reg, uint8_t value)
 {
-	bool asked = has(serial, REG_IER, IER_THRI);
+	bool asked;
 
+	LV_LOCKED(&serial->lock);
+	asked = has(serial, REG_IER, IER_THRI);
 	if (reg <= REG_IER && has(serial, REG_LCR, LCR_DLAB)) {
 		serial->divisor[reg] = value;
 	} else if (reg == REG_DATA) {
@@ -140,21 +132,4 @@ static void write_register(struct lv_serial *serial, uint16_t reg,
 	} else if (reg < REG_LSR || reg == REG_SCR) {
 		serial->reg[reg] = value;
 	}
-}
-
-uint8_t lv_serial_read(struct lv_serial *serial, uint16_t reg)
-{
-	uint8_t value;
-
-	(void)pthread_mutex_lock(&serial->lock);
-	value = read_register(serial, reg);
-	(void)pthread_mutex_unlock(&serial->lock);
-	return value;
-}
-
-void lv_serial_write(struct lv_serial *serial, uint16_t reg, uint8_t value)
-{
-	(void)pthread_mutex_lock(&serial->lock);
-	write_register(serial, reg, value);
-	(void)pthread_mutex_unlock(&serial->lock);
 }

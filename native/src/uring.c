@@ -8,13 +8,10 @@
  *
  * Under the owner's lock any thread may take what is done; only one submits.
  */
-#include <errno.h>
 #include <linux/io_uring.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -30,7 +27,7 @@ static int restrict_to(int ring, int file)
 	if (syscall(SYS_io_uring_register, ring, IORING_REGISTER_FILES, &file,
 		    1) < 0 ||
 	    syscall(SYS_io_uring_register, ring, IORING_REGISTER_RESTRICTIONS,
-		    allowed, sizeof(allowed) / sizeof(allowed[0])) < 0 ||
+		    allowed, LV_LENGTH(allowed)) < 0 ||
 	    syscall(SYS_io_uring_register, ring, IORING_REGISTER_ENABLE_RINGS,
 		    NULL, 0) < 0)
 		return -errno;
@@ -48,6 +45,7 @@ static void *map(int fd, size_t bytes, uint64_t what)
 int lv_uring_init(struct lv_uring *ring, int file)
 {
 	struct io_uring_params params = {.flags = IORING_SETUP_R_DISABLED};
+	size_t sq_end;
 	int error;
 
 	memset(ring, 0, sizeof(*ring));
@@ -57,9 +55,9 @@ int lv_uring_init(struct lv_uring *ring, int file)
 	/* Both rings are in one mapping since 5.4; the completions end it. */
 	ring->bytes = params.cq_off.cqes +
 		      params.cq_entries * sizeof(struct io_uring_cqe);
-	if (ring->bytes < params.sq_off.array + LV_URING_MAX * sizeof(uint32_t))
-		ring->bytes =
-		    params.sq_off.array + LV_URING_MAX * sizeof(uint32_t);
+	sq_end = params.sq_off.array + LV_URING_MAX * sizeof(uint32_t);
+	if (ring->bytes < sq_end)
+		ring->bytes = sq_end;
 	ring->rings = map(ring->fd, ring->bytes, IORING_OFF_SQ_RING);
 	ring->sqes =
 	    map(ring->fd, LV_URING_MAX * sizeof(*ring->sqes), IORING_OFF_SQES);
@@ -95,20 +93,18 @@ void lv_uring_free(struct lv_uring *ring)
 
 void lv_uring_queue(struct lv_uring *ring, const struct io_uring_sqe *sqe)
 {
-	uint32_t tail =
-	    atomic_load_explicit(ring->sq_tail, memory_order_relaxed);
-	struct io_uring_sqe *slot = &ring->sqes[tail % LV_URING_MAX];
+	struct io_uring_sqe *slot = &ring->sqes[ring->tail++ % LV_URING_MAX];
 
 	*slot = *sqe;
 	slot->fd = 0; /* the one fixed file */
 	slot->flags = IOSQE_FIXED_FILE;
-	/* Pairs with the kernel's acquire when it is entered. */
-	atomic_store_explicit(ring->sq_tail, tail + 1, memory_order_release);
 	ring->queued++;
 }
 
 void lv_uring_submit(struct lv_uring *ring)
 {
+	/* Pairs with the kernel's acquire when it is entered, and only then. */
+	atomic_store_explicit(ring->sq_tail, ring->tail, memory_order_release);
 	while (ring->queued > 0) {
 		long taken = TEMP_FAILURE_RETRY(syscall(
 		    SYS_io_uring_enter, ring->fd, ring->queued, 0, 0, NULL, 0));
@@ -122,32 +118,29 @@ void lv_uring_submit(struct lv_uring *ring)
 
 bool lv_uring_undo(struct lv_uring *ring, uint64_t *tag)
 {
-	uint32_t tail =
-	    atomic_load_explicit(ring->sq_tail, memory_order_relaxed);
-
 	if (ring->queued == 0)
 		return false;
-	/* The kernel looks only when it is entered, which is not now. */
-	*tag = ring->sqes[(tail - 1) % LV_URING_MAX].user_data;
-	atomic_store_explicit(ring->sq_tail, tail - 1, memory_order_relaxed);
+	/* The kernel hears of it with the next submit, before it looks. */
+	*tag = ring->sqes[--ring->tail % LV_URING_MAX].user_data;
 	ring->queued--;
 	return true;
 }
 
 bool lv_uring_take(struct lv_uring *ring, uint64_t *tag, int32_t *result)
 {
-	uint32_t head =
-	    atomic_load_explicit(ring->cq_head, memory_order_relaxed);
-	const struct io_uring_cqe *cqe = &ring->cqes[head & ring->cq_mask];
+	const struct io_uring_cqe *cqe =
+	    &ring->cqes[ring->head & ring->cq_mask];
 
 	/* Pairs with the kernel's release: the entry is whole, and so is what
 	 * was read into the guest. */
-	if (head == atomic_load_explicit(ring->cq_tail, memory_order_acquire))
+	if (ring->head ==
+	    atomic_load_explicit(ring->cq_tail, memory_order_acquire))
 		return false;
 	*tag = cqe->user_data;
 	*result = cqe->res;
 	/* Pairs with the kernel's acquire: the entry may be used again. */
-	atomic_store_explicit(ring->cq_head, head + 1, memory_order_release);
+	atomic_store_explicit(ring->cq_head, ++ring->head,
+			      memory_order_release);
 	ring->in_flight--;
 	return true;
 }

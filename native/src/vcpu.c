@@ -14,11 +14,9 @@
  * Whatever ends the machine (power off, reset, triple fault, failure) posts one
  * event and stops all vCPUs; the I/O thread goes on until lv_vm_stop.
  */
-#include <errno.h>
 #include <linux/kvm.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
 #include "lv.h"
@@ -45,27 +43,24 @@ static void kick_all(struct lv_vm *vm)
 
 void lv_vm_halt(struct lv_vm *vm)
 {
-	(void)pthread_mutex_lock(&vm->gate_lock);
+	LV_LOCKED(&vm->gate_lock);
 	/* Pairs with the load in run(): a vCPU that misses immediate_exit sees
 	 * stopping before it enters the guest again. */
 	if (!atomic_exchange(&vm->stopping, true))
 		kick_all(vm);
 	(void)pthread_cond_broadcast(&vm->gate);
-	(void)pthread_mutex_unlock(&vm->gate_lock);
 }
 
 /* A vCPU that KVM let out: stays here while the machine is paused. */
 static void park(struct lv_vm *vm)
 {
-	(void)pthread_mutex_lock(&vm->gate_lock);
-	if (vm->paused) {
-		vm->parked++;
+	LV_LOCKED(&vm->gate_lock);
+	vm->parked++;
+	if (vm->paused)
 		(void)pthread_cond_broadcast(&vm->gate);
-		while (vm->paused && !vm->stopping)
-			(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
-		vm->parked--;
-	}
-	(void)pthread_mutex_unlock(&vm->gate_lock);
+	while (vm->paused && !vm->stopping)
+		(void)pthread_cond_wait(&vm->gate, &vm->gate_lock);
+	vm->parked--;
 }
 
 int lv_vm_pause(struct lv_vm *vm)
@@ -93,7 +88,7 @@ int lv_vm_resume(struct lv_vm *vm)
 		return -EBUSY;
 	for (uint32_t i = 0; i < vm->device_count; i++)
 		(void)pthread_mutex_unlock(&vm->device[i]->lock);
-	(void)pthread_mutex_lock(&vm->gate_lock);
+	LV_LOCKED(&vm->gate_lock);
 	vm->paused = false;
 	for (uint32_t i = 0; i < vm->vcpu_count && !vm->stopping; i++) {
 		/* Or the guest takes the pause for a hang of its CPU. */
@@ -102,79 +97,73 @@ int lv_vm_resume(struct lv_vm *vm)
 				 __ATOMIC_SEQ_CST);
 	}
 	(void)pthread_cond_broadcast(&vm->gate);
-	(void)pthread_mutex_unlock(&vm->gate_lock);
 	return 0;
 }
 
-void lv_vm_end(struct lv_vcpu *vcpu, uint32_t kind, uint32_t detail,
-	       uint64_t value, int error)
+void lv_vm_end(struct lv_vcpu *vcpu, struct lv_event why)
 {
 	struct lv_vm *vm = vcpu->vm;
-	struct lv_event event = {
-	    .kind = kind,
-	    .vcpu = vcpu->id,
-	    .detail = detail,
-	    .value = value,
-	    .error = error,
-	};
 
+	why.vcpu = vcpu->id;
 	if (vm->has_serial)
 		lv_serial_flush(&vm->serial);
 	/* First, so that whoever reads the event may have the vCPU's state. */
 	lv_vm_halt(vm);
-	lv_events_post(&vm->events, &event);
+	lv_events_post(&vm->events, &why);
 }
 
-/* `rep ins` and `rep outs` come as one exit with count > 1. */
+static void fail(struct lv_vcpu *vcpu, int error)
+{
+	lv_vm_end(vcpu, (struct lv_event){.kind = LV_EVENT_VCPU_FAILED,
+					  .error = error});
+}
+
+/* `rep ins` and `rep outs` come as one exit with count > 1. The bus splits
+ * wider accesses into bytes at port, port + 1… */
 static void handle_pio(struct lv_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	uint8_t *data = (uint8_t *)run + run->io.data_offset;
-	uint32_t size = run->io.size;
+	uint32_t bytes = run->io.count * run->io.size;
 
-	for (uint32_t i = 0; i < run->io.count; i++, data += size) {
-		uint32_t value = 0;
+	for (uint32_t i = 0; i < bytes; i++) {
+		uint16_t port = (uint16_t)(run->io.port + i % run->io.size);
 
-		if (run->io.direction == KVM_EXIT_IO_OUT) {
-			memcpy(&value, data, size);
-			lv_board_out(vcpu, run->io.port, value, size);
-		} else {
-			value = lv_board_in(vcpu->vm, run->io.port, size);
-			memcpy(data, &value, size);
-		}
+		if (run->io.direction == KVM_EXIT_IO_OUT)
+			lv_board_out(vcpu, port, data[i]);
+		else
+			data[i] = lv_board_in(vcpu->vm, port);
 	}
 }
 
 static void handle_other(struct lv_vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
-	uint32_t kind = LV_EVENT_VCPU_FAILED;
-	uint64_t value = 0;
+	struct lv_event event = {
+	    .kind = LV_EVENT_VCPU_FAILED,
+	    .detail = run->exit_reason,
+	};
 
 	switch (run->exit_reason) {
 	case KVM_EXIT_SHUTDOWN: /* triple fault */
-		kind = LV_EVENT_RESET;
+		event.kind = LV_EVENT_RESET;
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
-		value = run->system_event.type;
-		if (value == KVM_SYSTEM_EVENT_SHUTDOWN)
-			kind = LV_EVENT_POWER_OFF;
-		else if (value == KVM_SYSTEM_EVENT_RESET)
-			kind = LV_EVENT_RESET;
+		event.value = run->system_event.type;
+		if (event.value == KVM_SYSTEM_EVENT_SHUTDOWN)
+			event.kind = LV_EVENT_POWER_OFF;
+		else if (event.value == KVM_SYSTEM_EVENT_RESET)
+			event.kind = LV_EVENT_RESET;
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
-		value = run->fail_entry.hardware_entry_failure_reason;
+	case KVM_EXIT_UNKNOWN: /* which has it in the same place */
+		event.value = run->fail_entry.hardware_entry_failure_reason;
 		break;
 	case KVM_EXIT_INTERNAL_ERROR:
-		value = run->internal.suberror;
-		break;
-	case KVM_EXIT_UNKNOWN:
-		value = run->hw.hardware_exit_reason;
-		break;
-	default:
+		event.value = run->internal.suberror;
 		break;
 	}
-	lv_vm_end(vcpu, kind, run->exit_reason, value, 0);
+	lv_vm_end(vcpu, event);
 }
 
 static void handle_exit(struct lv_vcpu *vcpu)
@@ -213,7 +202,7 @@ static void *run(void *arg)
 	park(vm); /* until all of them exist */
 	error = lv_filter_install(&vm->vcpu_filter, 0);
 	if (error < 0)
-		lv_vm_end(vcpu, LV_EVENT_VCPU_FAILED, 0, 0, -error);
+		fail(vcpu, -error);
 	while (!vm->stopping) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
 			handle_exit(vcpu);
@@ -224,7 +213,7 @@ static void *run(void *arg)
 			/* A halted AP was woken without a SIPI. */
 			(void)sched_yield();
 		} else {
-			lv_vm_end(vcpu, LV_EVENT_VCPU_FAILED, 0, 0, errno);
+			fail(vcpu, errno);
 		}
 	}
 	return NULL;

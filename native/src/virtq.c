@@ -3,8 +3,6 @@
  * write the rings at any moment, so each index is loaded once and each
  * descriptor copied once, and only the copies are checked and used.
  */
-#include <string.h>
-
 #include "lv.h"
 
 #define DESC_BYTES	     16u
@@ -69,38 +67,25 @@ static void copy_desc(struct desc *out, const uint8_t *table, uint32_t index)
 	__asm__ volatile("" : : : "memory");
 }
 
-/* A walk through a table: the ring's own or an indirect one. */
-struct walk {
-	const struct lv_queue *queue;
-	const struct lv_mem *mem;
-	struct lv_chain *chain;
-	const uint8_t *table;
-	uint32_t entries, index, hops, hops_max;
-	bool inside; /* of an indirect table */
-};
-
-static enum lv_device_fault add_buffer(const struct walk *walk,
+static enum lv_device_fault add_buffer(struct lv_chain *chain,
+				       const struct lv_mem *mem,
 				       const struct desc *desc)
 {
-	struct lv_chain *chain = walk->chain;
-	uint32_t at = chain->readable + chain->writable;
-	void *hva;
+	struct iovec *iov = chain->iov + chain->readable + chain->writable;
 
 	if (desc->len == 0)
 		return LV_FAULT_NONE;
-	if (at >= LV_QUEUE_MAX)
+	if (iov == chain->iov + LV_QUEUE_MAX)
 		return LV_FAULT_CHAIN_LENGTH;
-	hva = lv_gpa(walk->mem, desc->addr, desc->len);
-	if (hva == NULL)
+	iov->iov_base = lv_gpa(mem, desc->addr, desc->len);
+	iov->iov_len = desc->len;
+	if (iov->iov_base == NULL)
 		return LV_FAULT_DESC_ADDRESS;
-	chain->iov[at].iov_base = hva;
-	chain->iov[at].iov_len = desc->len;
 	if ((desc->flags & DESC_F_WRITE) != 0) {
 		chain->writable++;
 		chain->writable_bytes += desc->len;
 	} else {
-		if (chain->writable > 0)
-			chain->misordered = true;
+		chain->misordered |= chain->writable > 0;
 		chain->readable++;
 		chain->readable_bytes += desc->len;
 	}
@@ -109,48 +94,51 @@ static enum lv_device_fault add_buffer(const struct walk *walk,
 
 /* 2.7.5.3: a table holds no table, has no successor, and its own flags other
  * than INDIRECT mean nothing. */
-static enum lv_device_fault enter_table(struct walk *walk,
-					const struct desc *desc)
+static enum lv_device_fault check_table(const struct desc *desc, bool allowed)
 {
-	if (!walk->queue->indirect || walk->inside ||
-	    (desc->flags & DESC_F_NEXT) != 0)
+	if (!allowed || (desc->flags & DESC_F_NEXT) != 0)
 		return LV_FAULT_DESC_FLAGS;
 	if (desc->len == 0 || desc->len % DESC_BYTES != 0)
 		return LV_FAULT_INDIRECT_TABLE;
-	walk->table = lv_gpa(walk->mem, desc->addr, desc->len);
-	if (walk->table == NULL)
-		return LV_FAULT_DESC_ADDRESS;
-	walk->entries = desc->len / DESC_BYTES;
-	walk->index = 0;
-	/* Linux may fill a table beyond the ring's size; our room is the cap.
-	 */
-	walk->hops_max = LV_QUEUE_MAX + walk->hops;
-	walk->inside = true;
 	return LV_FAULT_NONE;
 }
 
-static enum lv_device_fault walk_chain(struct walk *walk)
+/* From a head on, in the ring's table or, from there, an indirect one. */
+static enum lv_device_fault walk(const struct lv_queue *queue,
+				 const struct lv_mem *mem,
+				 struct lv_chain *chain)
 {
 	enum lv_device_fault fault;
-	struct desc desc;
+	const uint8_t *table = queue->desc;
+	uint32_t entries = queue->num;
+	uint32_t hops = queue->num;
+	bool indirect = queue->indirect; /* and not inside of one */
+	struct desc desc = {.next = chain->head};
 
 	/* The bound is also what ends a loop (2.7.5.2). */
-	while (walk->hops++ < walk->hops_max) {
-		bool indirect;
-
-		copy_desc(&desc, walk->table, walk->index);
-		indirect = (desc.flags & DESC_F_INDIRECT) != 0;
-		fault = indirect ? enter_table(walk, &desc)
-				 : add_buffer(walk, &desc);
+	for (; hops > 0; hops--) {
+		copy_desc(&desc, table, desc.next);
+		if ((desc.flags & DESC_F_INDIRECT) == 0) {
+			fault = add_buffer(chain, mem, &desc);
+			if (fault != LV_FAULT_NONE ||
+			    (desc.flags & DESC_F_NEXT) == 0)
+				return fault;
+			if (desc.next >= entries)
+				return LV_FAULT_NEXT_INDEX;
+			continue;
+		}
+		fault = check_table(&desc, indirect);
 		if (fault != LV_FAULT_NONE)
 			return fault;
-		if (indirect)
-			continue;
-		if ((desc.flags & DESC_F_NEXT) == 0)
-			return LV_FAULT_NONE;
-		if (desc.next >= walk->entries)
-			return LV_FAULT_NEXT_INDEX;
-		walk->index = desc.next;
+		table = lv_gpa(mem, desc.addr, desc.len);
+		if (table == NULL)
+			return LV_FAULT_DESC_ADDRESS;
+		entries = desc.len / DESC_BYTES;
+		indirect = false;
+		desc.next = 0;
+		/* Linux may fill a table beyond the ring's size; our room is
+		 * the cap. */
+		hops = LV_QUEUE_MAX + 1;
 	}
 	return LV_FAULT_CHAIN_LENGTH;
 }
@@ -160,12 +148,6 @@ int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 {
 	uint16_t waiting = (uint16_t)(avail_idx(queue) - queue->next_avail);
 	size_t slot = queue->next_avail % queue->num;
-	struct walk walk = {.queue = queue,
-			    .mem = mem,
-			    .chain = chain,
-			    .table = queue->desc,
-			    .entries = queue->num,
-			    .hops_max = queue->num};
 	enum lv_device_fault fault;
 
 	if (waiting == 0)
@@ -178,8 +160,7 @@ int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 	chain->misordered = false;
 	chain->readable = chain->writable = 0;
 	chain->readable_bytes = chain->writable_bytes = 0;
-	walk.index = chain->head;
-	fault = walk_chain(&walk);
+	fault = walk(queue, mem, chain);
 	if (fault != LV_FAULT_NONE)
 		return -(int)fault;
 	queue->next_avail++;

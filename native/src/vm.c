@@ -6,16 +6,13 @@
  * All of it on the caller's thread. lv_vm_stop may be called in any state and
  * again; after it nothing runs and the memory is still mapped.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <linux/memfd.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "lv.h"
 
@@ -26,6 +23,7 @@
 #define IDENTITY_MAP_ADDR 0xfffbc000ull
 #define LOW_LIMIT_MAX	  0xfec00000ull /* the IOAPIC */
 #define HIGH_BASE_MIN	  0x100000000ull
+#define HIGH_BASE_MAX	  (1ull << 40)
 #define MEMORY_MIN	  (1ull << 20)
 #define MEMORY_MAX	  (64ull << 30)
 #define CREATE_TRIES	  100
@@ -51,23 +49,21 @@ int lv_ioctl(int fd, unsigned long request, void *arg)
 static int open_kvm(uint32_t *missing)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int error = -ENODEV;
+	int error = 0;
 
 	if (fd < 0)
 		return -errno;
 	if (ioctl(fd, KVM_GET_API_VERSION, 0) != API_VERSION)
-		goto fail;
-	for (size_t i = 0; i < sizeof(needed_caps) / sizeof(needed_caps[0]);
-	     i++) {
+		error = -ENODEV;
+	for (size_t i = 0; i < LV_LENGTH(needed_caps) && error == 0; i++) {
 		if (ioctl(fd, KVM_CHECK_EXTENSION, needed_caps[i]) > 0)
 			continue;
 		if (missing != NULL)
 			*missing = needed_caps[i];
 		error = -ENOTSUP;
-		goto fail;
 	}
-	return fd;
-fail:
+	if (error == 0)
+		return fd;
 	(void)close(fd);
 	return error;
 }
@@ -79,6 +75,12 @@ int lv_kvm_probe(uint32_t *missing)
 	return fd < 0 ? fd : close(fd);
 }
 
+/* Whole pages, so many bytes of them. */
+static bool pages(uint64_t bytes, uint64_t min, uint64_t max)
+{
+	return bytes % LV_PAGE == 0 && bytes >= min && bytes <= max;
+}
+
 static int check_config(const struct lv_vm_config *config)
 {
 	if (config->size != sizeof(*config) || config->vcpus == 0 ||
@@ -86,14 +88,9 @@ static int check_config(const struct lv_vm_config *config)
 	    (config->flags & ~LV_VM_HUGE_PAGES) != 0 ||
 	    (config->power_port != 0 && config->power_off == config->reset))
 		return -EINVAL;
-	if (config->memory_bytes % LV_PAGE != 0 ||
-	    config->memory_bytes < MEMORY_MIN ||
-	    config->memory_bytes > MEMORY_MAX)
-		return -EINVAL;
-	if (config->low_limit % LV_PAGE != 0 || config->low_limit == 0 ||
-	    config->low_limit > LOW_LIMIT_MAX ||
-	    config->high_base % LV_PAGE != 0 ||
-	    config->high_base < HIGH_BASE_MIN || config->high_base > 1ull << 40)
+	if (!pages(config->memory_bytes, MEMORY_MIN, MEMORY_MAX) ||
+	    !pages(config->low_limit, LV_PAGE, LOW_LIMIT_MAX) ||
+	    !pages(config->high_base, HIGH_BASE_MIN, HIGH_BASE_MAX))
 		return -EINVAL;
 	return 0;
 }
@@ -127,7 +124,7 @@ static int add_memory(struct lv_vm *vm, const struct lv_vm_config *config)
 	/* Of huge pages there are few: one that is missing is a SIGBUS. */
 	int flags = huge ? 0 : MAP_NORESERVE;
 	unsigned int kind = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
-	uint64_t low = config->memory_bytes;
+	uint64_t low = lv_min(config->memory_bytes, config->low_limit);
 	int error;
 
 	vm->mem_fd = memfd_create("leveret-ram", MFD_CLOEXEC | kind);
@@ -135,8 +132,6 @@ static int add_memory(struct lv_vm *vm, const struct lv_vm_config *config)
 		return -errno;
 	if (ftruncate(vm->mem_fd, (off_t)config->memory_bytes) < 0)
 		return -errno;
-	if (low > config->low_limit)
-		low = config->low_limit;
 	error = add_region(vm, 0, low, 0, flags);
 	if (error == 0 && low < config->memory_bytes)
 		error = add_region(vm, config->high_base,

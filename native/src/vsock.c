@@ -5,11 +5,8 @@
  * there is a buffer for it, by the connection whose turn it is. Payload goes
  * between socket and guest memory without a copy; no packet is ever queued.
  */
-#include <errno.h>
-#include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "vsock.h"
 
@@ -17,6 +14,7 @@
 #define HOST_CID    2u
 #define TYPE_STREAM 1u
 #define PAYLOAD_MAX 65536u
+#define WATCHED	    (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
 
 enum { RX = 0, TX = 1, EVENT = 2, QUEUES = 3 };
 
@@ -41,11 +39,11 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 			    enum lv_conn_state state, uint32_t guest_port,
 			    uint32_t host_port)
 {
+	static const uint32_t most[] = {LV_VSOCK_CONNS, LV_VSOCK_KILLS};
 	bool killed = fd < 0;
 	struct lv_conn *conn = vsock->conn;
 
-	if (killed ? vsock->kill_count == LV_VSOCK_KILLS
-		   : vsock->conn_count == LV_VSOCK_CONNS) {
+	if (vsock->count[killed] == most[killed]) {
 		LV_COUNT(&vsock->device, dropped, 1);
 		if (!killed)
 			(void)close(fd);
@@ -55,8 +53,7 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 		conn++;
 	if (conn == vsock->conn + vsock->used)
 		vsock->used++;
-	vsock->kill_count += killed;
-	vsock->conn_count += !killed;
+	vsock->count[killed]++;
 	conn->vsock = vsock;
 	conn->state = state;
 	conn->fd = fd;
@@ -65,7 +62,8 @@ struct lv_conn *lv_conn_new(struct lv_vsock *vsock, int fd,
 	conn->guest_port = guest_port;
 	conn->host_port = host_port;
 	conn->readable = true;
-	if (killed || lv_vsock_watch(conn) == 0)
+	if (killed || lv_epoll_add(vsock->device.poll_fd, fd, WATCHED,
+				   (uint64_t)(conn - vsock->conn)) == 0)
 		return conn;
 	lv_conn_free(conn);
 	return NULL;
@@ -76,7 +74,6 @@ void lv_conn_drop_buf(struct lv_conn *conn)
 	if (conn->buf != NULL)
 		(void)munmap(conn->buf, LV_VSOCK_BUF);
 	conn->buf = NULL;
-	conn->buf_first = 0;
 	conn->buf_len = 0;
 }
 
@@ -93,8 +90,7 @@ void lv_conn_free(struct lv_conn *conn)
 	struct lv_vsock *vsock = conn->vsock;
 
 	close_host(conn);
-	vsock->kill_count -= conn->killed;
-	vsock->conn_count -= !conn->killed;
+	vsock->count[conn->killed]--;
 	memset(conn, 0, sizeof(*conn));
 	while (vsock->used > 0 &&
 	       vsock->conn[vsock->used - 1].state == LV_CONN_FREE)
@@ -130,7 +126,7 @@ void lv_conn_abort(struct lv_conn *conn)
 void lv_conn_deadline(struct lv_conn *conn)
 {
 	conn->deadline_ns = lv_now_ns() + TIMEOUT_NS;
-	conn->vsock->device.wants_tick = true;
+	lv_device_wake(&conn->vsock->device, conn->deadline_ns);
 }
 
 void lv_conn_shut(struct lv_conn *conn, uint32_t flags)
@@ -178,7 +174,7 @@ static void open_from_guest(struct lv_vsock *vsock, const struct header *header)
 	struct lv_conn *conn = NULL;
 	int fd = -1;
 
-	if (vsock->conn_count < LV_VSOCK_CONNS)
+	if (vsock->count[0] < LV_VSOCK_CONNS)
 		fd = lv_vsock_dial(vsock, header->dst_port);
 	if (fd >= 0)
 		conn = lv_conn_new(vsock, fd, LV_CONN_OPEN, header->src_port,
@@ -209,9 +205,6 @@ static void take_rst(struct lv_conn *conn)
 static bool take_op(struct lv_conn *conn, const struct header *header,
 		    const struct lv_chain *chain)
 {
-	struct iovec iov[LV_QUEUE_MAX];
-	uint32_t count;
-
 	if (header->op == LV_OP_RST)
 		take_rst(conn);
 	if (conn->state < LV_CONN_REQUESTED || conn->state == LV_CONN_DEAD)
@@ -227,9 +220,7 @@ static bool take_op(struct lv_conn *conn, const struct header *header,
 		if (header->len > LV_VSOCK_BUF - conn->buf_len ||
 		    (conn->guest_shut & LV_SHUT_SEND) != 0)
 			return false;
-		count = lv_iov_slice(iov, chain->iov, chain->readable,
-				     sizeof(*header), header->len);
-		lv_vsock_deliver(conn, iov, count, header->len);
+		lv_vsock_deliver(conn, chain, sizeof(*header), header->len);
 		return true;
 	case LV_OP_SHUTDOWN:
 		conn->guest_shut |= (uint8_t)(header->flags & LV_SHUT_BOTH);
@@ -253,8 +244,8 @@ static int64_t take_packet(struct lv_device *device,
 	struct lv_conn *conn;
 	bool good = true;
 
-	if (lv_iov_read(chain->iov, chain->readable, 0, &header,
-			sizeof(header)) != sizeof(header) ||
+	if (lv_chain_read(chain, 0, &header, sizeof(header)) !=
+		sizeof(header) ||
 	    header.len > PAYLOAD_MAX ||
 	    header.len > chain->readable_bytes - sizeof(header) ||
 	    /* 5.10.6.4.1: a spoofed source, or not for us */
@@ -315,10 +306,9 @@ static struct lv_conn *next_conn(struct lv_vsock *vsock)
 static uint32_t read_host(struct lv_conn *conn, const struct lv_chain *chain)
 {
 	struct iovec iov[LV_QUEUE_MAX];
-	uint64_t room = chain->writable_bytes - sizeof(struct header);
-	uint32_t count = lv_iov_slice(
-	    iov, chain->iov, chain->writable, sizeof(struct header),
-	    lv_min(room, lv_min(credit(conn), PAYLOAD_MAX)));
+	uint32_t count = lv_iov_slice(iov, chain->iov, chain->writable,
+				      sizeof(struct header),
+				      lv_min(credit(conn), PAYLOAD_MAX));
 	ssize_t got;
 
 	got = TEMP_FAILURE_RETRY(readv(conn->fd, iov, (int)count));
@@ -345,7 +335,7 @@ static uint16_t next_op(struct lv_conn *conn, const struct lv_chain *chain,
 					 LV_OP_RESPONSE, LV_OP_RW,
 					 LV_OP_SHUTDOWN, LV_OP_CREDIT_UPDATE};
 
-	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
+	for (size_t i = 0; i < LV_LENGTH(order); i++) {
 		if (order[i] == LV_OP_RW && wants_data(conn)) {
 			/* Asks once when there is none. */
 			conn->asked_credit = credit(conn) == 0;
@@ -383,8 +373,7 @@ static uint32_t send_packet(struct lv_conn *conn, const struct lv_chain *chain)
 
 	if (op == 0)
 		return 0;
-	(void)lv_iov_write(chain->iov, chain->writable, 0, &header,
-			   sizeof(header));
+	(void)lv_chain_write(chain, 0, &header, sizeof(header));
 	/* Any packet carries the credit (5.10.6.3). */
 	conn->fwd_told = conn->fwd;
 	conn->pending &= ~LV_OP_BIT(LV_OP_CREDIT_UPDATE);
@@ -429,7 +418,6 @@ static void tick(struct lv_device *device)
 {
 	struct lv_vsock *vsock = (struct lv_vsock *)device;
 
-	device->wants_tick = false;
 	/* Downwards, as freeing one may lower the end. */
 	for (uint32_t i = vsock->used; i-- > 0;) {
 		struct lv_conn *conn = &vsock->conn[i];
@@ -439,7 +427,8 @@ static void tick(struct lv_device *device)
 			LV_COUNT(device, errors, 1);
 			lv_conn_abort(conn);
 		}
-		device->wants_tick |= conn->deadline_ns != 0;
+		if (conn->deadline_ns != 0)
+			lv_device_wake(device, conn->deadline_ns);
 	}
 	lv_device_drain(device, RX, give_packet);
 }
@@ -459,31 +448,32 @@ static void destroy(struct lv_device *device)
 	lv_device_free(device);
 }
 
-static const struct lv_device_ops vsock_ops = {
-    .id = 19,
+static int init(struct lv_device *device, const void *from)
+{
+	const struct lv_vsock_config *config = from;
+	struct lv_vsock *vsock = (struct lv_vsock *)device;
+	size_t len = strnlen(config->path, sizeof(config->path));
+
+	vsock->listen_fd = -1;
+	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
+	    len == 0 || len == sizeof(config->path))
+		return -EINVAL;
+	vsock->guest_cid = config->guest_cid;
+	memcpy(vsock->path, config->path, len);
+	memcpy(device->config, &vsock->guest_cid, sizeof(vsock->guest_cid));
+	return lv_vsock_listen(vsock);
+}
+
+const struct lv_device_ops lv_vsock_ops = {
+    .id = LV_DEVICE_VSOCK,
+    .config_size = sizeof(struct lv_vsock_config),
+    .bytes = sizeof(struct lv_vsock),
+    .queues = QUEUES,
+    .space_bytes = sizeof(uint64_t),
+    .init = init,
     .notify = notify,
     .poll = poll_host,
     .tick = tick,
     .reset = reset,
     .destroy = destroy,
 };
-
-int lv_vsock_new(const struct lv_vsock_config *config, const struct lv_mem *mem,
-		 struct lv_events *events, struct lv_device **out)
-{
-	struct lv_vsock *vsock;
-	size_t len = strnlen(config->path, sizeof(config->path));
-
-	if (config->guest_cid <= HOST_CID || config->guest_cid > UINT32_MAX ||
-	    len == 0 || len == sizeof(config->path))
-		return -EINVAL;
-	vsock =
-	    lv_device_new(sizeof(*vsock), &vsock_ops, QUEUES, mem, events, 0);
-	if (vsock == NULL)
-		return -errno;
-	vsock->guest_cid = config->guest_cid;
-	memcpy(vsock->path, config->path, len);
-	memcpy(vsock->device.config, &vsock->guest_cid, sizeof(uint64_t));
-	vsock->device.config_bytes = sizeof(uint64_t);
-	return lv_device_done(&vsock->device, lv_vsock_listen(vsock), out);
-}

@@ -75,17 +75,17 @@ struct lv_conn {
 	uint32_t fwd;	    /* bytes handed to the host, wraps */
 	uint32_t fwd_told;  /* what the guest knows of it */
 	uint8_t *buf;	    /* LV_VSOCK_BUF for what the socket did not take */
-	uint32_t buf_first, buf_len;
+	uint32_t buf_len;
 };
 
 struct lv_vsock {
 	struct lv_device device;
 	uint64_t guest_cid;
 	int listen_fd;
-	uint32_t next_port;
-	uint32_t conn_count, kill_count;
-	uint32_t used; /* slots behind it are free */
-	uint32_t turn; /* the slot that may send next */
+	uint32_t ports;	   /* that hosts were given, wraps */
+	uint32_t count[2]; /* of connections, of those DEAD from the start */
+	uint32_t used;	   /* slots behind it are free */
+	uint32_t turn;	   /* the slot that may send next */
 	struct lv_conn conn[LV_VSOCK_CONNS + LV_VSOCK_KILLS];
 	char path[sizeof(((struct lv_vsock_config *)0)->path)];
 };
@@ -115,13 +115,13 @@ int lv_vsock_listen(struct lv_vsock *vsock);
 void lv_vsock_unlisten(struct lv_vsock *vsock);
 /* A socket connected to <path>_<port>, or -errno. */
 int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port);
-int lv_vsock_watch(const struct lv_conn *conn);
 /* Handles what the sockets reported. */
 void lv_vsock_host_events(struct lv_vsock *vsock);
 /* The guest accepted: tells the host. */
 void lv_vsock_accepted(struct lv_conn *conn);
-/* Hands len bytes to the host or keeps them; there is room for them. */
-void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
-		      uint32_t len);
+/* Hands len bytes of the chain to the host or keeps them; there is room for
+ * them. */
+void lv_vsock_deliver(struct lv_conn *conn, const struct lv_chain *chain,
+		      uint32_t offset, uint32_t len);
 
 #endif

@@ -8,17 +8,13 @@
  * lock and none outlives a reset. They are fetched one by one: handling one may
  * close a connection that another of the same batch would name.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include "vsock.h"
 
@@ -27,8 +23,7 @@
 #define LINE_MAX_BYTES	32u
 #define EVENTS_AT_ONCE	64
 #define BACKLOG		128
-#define HOST_PORT_FIRST 0x40000000u
-#define HOST_PORT_END	0x80000000u
+#define HOST_PORT_FIRST 0x40000000u /* and as many of them */
 
 /* ---- the guest's bytes ---- */
 
@@ -77,24 +72,27 @@ static void flush(struct lv_conn *conn)
 	uint32_t done = 1;
 
 	while (conn->buf_len > 0 && done > 0) {
-		struct iovec iov = {conn->buf + conn->buf_first, conn->buf_len};
+		struct iovec iov = {conn->buf, conn->buf_len};
 
 		done = send_some(conn, &iov, 1);
-		conn->buf_first += done;
-		conn->buf_len -= done;
+		conn->buf_len -= done; /* 0 when it is dropped */
+		memmove(conn->buf, conn->buf + done, conn->buf_len);
 	}
 	if (conn->buf_len == 0)
 		lv_conn_drop_buf(conn);
 }
 
-void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
-		      uint32_t len)
+void lv_vsock_deliver(struct lv_conn *conn, const struct lv_chain *chain,
+		      uint32_t offset, uint32_t len)
 {
+	struct iovec iov[LV_QUEUE_MAX];
 	uint32_t done = 0;
 
 	/* Behind what waits already; the socket says when it has room again. */
 	if (conn->buf_len == 0 && len > 0 && (conn->shut & LV_SHUT_RCV) == 0)
-		done = send_some(conn, iov, count);
+		done = send_some(conn, iov,
+				 lv_iov_slice(iov, chain->iov, chain->readable,
+					      offset, len));
 	if ((conn->shut & LV_SHUT_RCV) != 0) {
 		drop_bytes(conn, len - done);
 		return;
@@ -112,40 +110,16 @@ void lv_vsock_deliver(struct lv_conn *conn, struct iovec *iov, uint32_t count,
 		lv_conn_abort(conn);
 		return;
 	}
-	/* At most once for each time that the socket took some. */
-	if (conn->buf_first > 0)
-		memmove(conn->buf, conn->buf + conn->buf_first, conn->buf_len);
-	conn->buf_first = 0;
-	conn->buf_len += (uint32_t)lv_iov_read(
-	    iov, count, done, conn->buf + conn->buf_len, len - done);
+	conn->buf_len += (uint32_t)lv_chain_read(
+	    chain, offset + done, conn->buf + conn->buf_len, len - done);
 }
 
 /* ---- unix sockets ---- */
 
-int lv_unix_open(const char *path,
-		 int (*how)(int, const struct sockaddr *, socklen_t))
-{
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int error;
-
-	if (fd < 0)
-		return -errno;
-	memcpy(address.sun_path, path, strlen(path));
-	if (how(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
-		return fd;
-	error = -errno;
-	(void)close(fd);
-	return error;
-}
-
 int lv_vsock_listen(struct lv_vsock *vsock)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.u64 = LISTENER};
 	struct stat info;
 
-	vsock->next_port = HOST_PORT_FIRST;
-	vsock->listen_fd = -1;
 	vsock->device.poll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (vsock->device.poll_fd < 0)
 		return -errno;
@@ -156,11 +130,10 @@ int lv_vsock_listen(struct lv_vsock *vsock)
 	if (vsock->listen_fd < 0)
 		return vsock->listen_fd;
 	if (chmod(vsock->path, 0600) < 0 ||
-	    listen(vsock->listen_fd, BACKLOG) < 0 ||
-	    epoll_ctl(vsock->device.poll_fd, EPOLL_CTL_ADD, vsock->listen_fd,
-		      &event) < 0)
+	    listen(vsock->listen_fd, BACKLOG) < 0)
 		return -errno;
-	return 0;
+	return lv_epoll_add(vsock->device.poll_fd, vsock->listen_fd, EPOLLIN,
+			    LISTENER);
 }
 
 void lv_vsock_unlisten(struct lv_vsock *vsock)
@@ -169,8 +142,7 @@ void lv_vsock_unlisten(struct lv_vsock *vsock)
 		(void)close(vsock->listen_fd);
 		(void)unlink(vsock->path);
 	}
-	if (vsock->device.poll_fd >= 0)
-		(void)close(vsock->device.poll_fd);
+	(void)close(vsock->device.poll_fd);
 }
 
 int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port)
@@ -183,17 +155,6 @@ int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port)
 		return -ENAMETOOLONG;
 	/* Never waits: a full backlog is EAGAIN, and the guest gets a RST. */
 	return lv_unix_open(path, connect);
-}
-
-int lv_vsock_watch(const struct lv_conn *conn)
-{
-	struct epoll_event event = {
-	    .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-	    .data.u64 = (uint64_t)(conn - conn->vsock->conn),
-	};
-
-	return epoll_ctl(conn->vsock->device.poll_fd, EPOLL_CTL_ADD, conn->fd,
-			 &event);
 }
 
 static void accept_all(struct lv_vsock *vsock)
@@ -220,11 +181,9 @@ static uint32_t pick_port(struct lv_vsock *vsock, uint32_t guest_port)
 {
 	uint32_t port;
 
-	do {
-		port = vsock->next_port++;
-		if (vsock->next_port == HOST_PORT_END)
-			vsock->next_port = HOST_PORT_FIRST;
-	} while (lv_conn_find(vsock, guest_port, port) != NULL);
+	do
+		port = HOST_PORT_FIRST + vsock->ports++ % HOST_PORT_FIRST;
+	while (lv_conn_find(vsock, guest_port, port) != NULL);
 	return port;
 }
 

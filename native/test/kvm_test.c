@@ -179,10 +179,10 @@ static void a_device_answers_and_its_queue_is_kicked_in_the_kernel(void)
 	struct lv_vm *vm;
 
 	CHECK(lv_vm_create(&config, &vm) == 0);
-	CHECK(lv_rng_add(vm, &rng) == 0);
-	CHECK(lv_rng_add(vm, &rng) == -EEXIST);
+	CHECK(lv_device_add(vm, LV_DEVICE_RNG, &rng) == 0);
+	CHECK(lv_device_add(vm, LV_DEVICE_RNG, &rng) == -EEXIST);
 	rng.base = 0x1000; /* RAM */
-	CHECK(lv_rng_add(vm, &rng) == -EINVAL);
+	CHECK(lv_device_add(vm, LV_DEVICE_RNG, &rng) == -EINVAL);
 	load(vm, code, sizeof(code));
 	CHECK(lv_vm_start(vm) == 0);
 	event = wait_event(vm);

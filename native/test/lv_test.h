@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "../src/lv.h"
+#include "devices.h"
 
 #define RAM_BYTES	  (1u << 20)
 #define HIGH_GPA	  0x100000000ull

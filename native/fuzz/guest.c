@@ -1,7 +1,17 @@
 /* guest.c - the input, byte by byte, and the guest's memory and registers. */
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "kit.h"
+
+/* In place of the C library's (Makefile): an input that finds something finds
+ * it again, and half of a run of the rng is not the kernel's cipher. */
+ssize_t __wrap_getrandom(void *into, size_t bytes, unsigned int flags)
+{
+	(void)flags;
+	memset(into, 0xa5, bytes);
+	return (ssize_t)bytes;
+}
 
 uint64_t take(struct script *script, uint32_t bytes)
 {

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { dsdt, fadt, madt, rsdp, writeAcpi, xsdt } from "./acpi.ts";
+import { dsdt, fadt, madt, makeAcpi, rsdp, writeAcpi, xsdt } from "./acpi.ts";
 import * as aml from "./aml.ts";
 import { layoutDevices } from "./devices.ts";
 import { GuestMemory } from "./guest-memory.ts";
@@ -58,12 +58,12 @@ test("a virtio device is the AML that iasl makes of the same source", () => {
 test("interrupts and addresses are distinct and end within the I/O APIC's 24 pins", () => {
   expect(new Set(most.map((device) => device.gsi)).size).toBe(16);
   expect(Math.max(...most.map((device) => device.gsi))).toBeLessThanOrEqual(23);
-  expect(most[0]).toMatchObject({ base: 0xc0001000, gsi: 5, kind: "blk" });
+  expect(most[0]).toMatchObject({ base: 0xc0001000, gsi: 5, kind: "vsock" });
 });
 
 test("the largest set of tables fits below the RSDP and hangs together", () => {
   const view = new ArrayBuffer(MIB);
-  writeAcpi(new GuestMemory([{ gpa: 0, len: MIB, view }]), 8, most);
+  writeAcpi(new GuestMemory([{ gpa: 0, len: MIB, view }]), makeAcpi(8, most));
   const ram = new DataView(view);
   const signature = (at: number): string => Buffer.from(view, at, 4).toString();
   const at = (where: number): number => Number(ram.getBigUint64(where, true));

@@ -163,17 +163,27 @@ export function rsdp(xsdtAddress: number): Uint8Array {
   return bytes;
 }
 
-/** Writes all tables; they end below the generation id for any 32 CPUs and 16 devices. */
-export function writeAcpi(memory: GuestMemory, cpus: number, slots: readonly VirtioSlot[]): void {
+/** All tables, as they lie in memory; they say nothing but how many of each there are. */
+export type Acpi = { tables: Uint8Array; rsdp: Uint8Array };
+
+/** They end below the generation id for any 32 CPUs and 16 devices. */
+export function makeAcpi(cpus: number, slots: readonly VirtioSlot[]): Acpi {
+  const tables: Uint8Array[] = [];
   let at: number = LAYOUT.acpiTables;
   const place = (bytes: Uint8Array): number => {
     const address = at;
-    if (address + bytes.length > LAYOUT.generationId)
-      throw new RangeError("The ACPI tables do not fit");
-    memory.write(address, bytes);
-    at = (address + bytes.length + 15) & ~15;
+    const gap = -bytes.length & 15;
+    tables.push(bytes, new Uint8Array(gap));
+    at += bytes.length + gap;
+    if (at > LAYOUT.generationId) throw new RangeError("The ACPI tables do not fit");
     return address;
   };
   const facp = place(fadt(place(dsdt(slots))));
-  memory.write(LAYOUT.rsdp, rsdp(place(xsdt([facp, place(madt(cpus))]))));
+  const root = rsdp(place(xsdt([facp, place(madt(cpus))])));
+  return { tables: aml.join(...tables), rsdp: root };
+}
+
+export function writeAcpi(memory: GuestMemory, { tables, rsdp: root }: Acpi): void {
+  memory.write(LAYOUT.acpiTables, tables);
+  memory.write(LAYOUT.rsdp, root);
 }

@@ -1,5 +1,11 @@
 import { expect, test } from "bun:test";
-import { commandLine, placeInitrd, writeBootParameters, zeroPage } from "./boot.ts";
+import {
+  commandLine,
+  placeInitrd,
+  writeBootParameters,
+  writeBootTables,
+  zeroPage,
+} from "./boot.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import type { KernelPlan } from "./kernel-image.ts";
 import { GIB, LAYOUT, MIB } from "./memory-map.ts";
@@ -69,6 +75,7 @@ test("the boot tables and the seed are where the registers and the zero page say
   const view = new ArrayBuffer(2 * MIB);
   const memory = new GuestMemory([{ gpa: 0, len: 2 * MIB, view }]);
   const seed = crypto.getRandomValues(new Uint8Array(64));
+  writeBootTables(memory);
   writeBootParameters(memory, {
     plan,
     memoryBytes: 64 * MIB,

@@ -92,12 +92,11 @@ export type BootParameters = {
   seed: Uint8Array;
 };
 
-/** Everything but kernel, initrd and ACPI tables. */
+/** What only the machine itself knows; its tables are the same for all. */
 export function writeBootParameters(memory: GuestMemory, boot: BootParameters): void {
   memory.write(LAYOUT.zeroPage, zeroPage(boot));
   memory.write(LAYOUT.commandLine, new TextEncoder().encode(`${boot.commandLine}\0`));
   memory.write(LAYOUT.setupData, seedNode(boot.seed));
-  writeBootTables(memory);
 }
 
 /** Exported for its test. */

@@ -25,6 +25,8 @@ export type ControlHandler = {
 };
 
 export type ControlServer = {
+  /** From now on requests are this handler's, those of clients that are there too. */
+  serve(handler: ControlHandler): void;
   push(status: VmmStatus): void;
   /** True when every client has been sent all there is for it. */
   idle(): boolean;
@@ -118,8 +120,9 @@ class Client {
   }
 }
 
-export function listenForControl(path: string, handler: ControlHandler): ControlServer {
+export function listenForControl(path: string, first: ControlHandler): ControlServer {
   removeSocket(path);
+  let handler = first;
   const clients = new Set<Client>();
   const listener = Bun.listen<Client>({
     unix: path,
@@ -144,6 +147,9 @@ export function listenForControl(path: string, handler: ControlHandler): Control
     },
   });
   return {
+    serve: (next) => {
+      handler = next;
+    },
     push: (status) => {
       for (const client of clients) client.send({ status });
     },

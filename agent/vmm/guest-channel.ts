@@ -8,10 +8,13 @@
  * the socket file behind, which the next start unlinks.
  */
 import { unlinkSync } from "node:fs";
-import { GUEST_FRAME, GUEST_PROTOCOL } from "../../proto/guest.ts";
+import { GUEST_FRAME, GUEST_PORT, GUEST_PROTOCOL } from "../../proto/guest.ts";
+import { VMM_FILES } from "../../proto/vmm.ts";
 import { FrameParser } from "./frames.ts";
 import { errorCode, errorText } from "./errors.ts";
 import { SocketWriter } from "./socket-writer.ts";
+
+export const GUEST_SOCKET = `${VMM_FILES.vsock}_${GUEST_PORT}`;
 
 const SEND_LIMIT_BYTES = 2 << 20;
 /** Of init's own log lines, over the whole run. */
@@ -105,6 +108,8 @@ export class GuestProtocol {
 }
 
 export type GuestChannel = {
+  /** Who is told. A connection that comes before is refused. */
+  serve(handler: GuestHandler): void;
   /** False when there is no guest or it does not read. */
   send(frame: Uint8Array): boolean;
   close(): void;
@@ -112,8 +117,9 @@ export type GuestChannel = {
 
 type Connection = { protocol: GuestProtocol; writer: SocketWriter };
 
-export function listenForGuest(path: string, handler: GuestHandler): GuestChannel {
+export function listenForGuest(path: string): GuestChannel {
   removeSocket(path);
+  let handler: GuestHandler | null = null;
   let active: Connection | null = null;
   let taken = false;
   let over = false;
@@ -122,7 +128,7 @@ export function listenForGuest(path: string, handler: GuestHandler): GuestChanne
     unix: path,
     socket: {
       open(socket) {
-        if (taken) return void socket.end();
+        if (taken || handler === null) return void socket.end();
         taken = true;
         active = {
           protocol: new GuestProtocol(handler),
@@ -138,7 +144,7 @@ export function listenForGuest(path: string, handler: GuestHandler): GuestChanne
           active = null;
           over = true;
           socket.end();
-          handler.broken(errorText(error));
+          handler?.broken(errorText(error));
         }
       },
       drain(socket) {
@@ -148,13 +154,16 @@ export function listenForGuest(path: string, handler: GuestHandler): GuestChanne
         if (socket.data === undefined || over) return;
         active = null;
         over = true;
-        handler.closed();
+        handler?.closed();
       },
       // A close follows.
       error: () => undefined,
     },
   });
   return {
+    serve: (next) => {
+      handler = next;
+    },
     send: (frame) => active?.writer.send(frame) ?? false,
     close: () => {
       over = true;

@@ -1,7 +1,7 @@
 /**
- * A VM out of a spec: files checked first (a bad file needs no KVM to be found),
- * then memory, kernel and CPUID, which can be had ahead of the machine, then tables,
- * devices, vCPU state. Nothing runs yet afterwards.
+ * A VM out of a spec: files checked first (a bad file needs no KVM to be found), then
+ * all that can be had ahead of the machine (memory, kernel, vCPUs, the devices of every
+ * machine), then what its spec says. Nothing runs yet afterwards.
  *
  * File descriptors: the shim duplicates those of disks and console; all of ours are
  * closed again on every path. A mapped kernel stays mapped without one.
@@ -10,6 +10,8 @@ import { closeSync, fstatSync, openSync, readFileSync, type Stats } from "node:f
 import { type NetConfig, type Shim, Vm } from "../../native/ffi.ts";
 import { VMM_EXIT, type VmmExpected, type VmmSpec } from "../../proto/vmm.ts";
 import {
+  type Acpi,
+  makeAcpi,
   POWER_OFF_VALUE,
   POWER_PORT,
   RESET_VALUE,
@@ -17,12 +19,20 @@ import {
   SERIAL_PORT,
   writeAcpi,
 } from "./acpi.ts";
-import { commandLine, placeInitrd, writeBootParameters } from "./boot.ts";
+import { commandLine, placeInitrd, writeBootParameters, writeBootTables } from "./boot.ts";
 import { applyTemplate, cpuidFor, decodeCpuid, encodeCpuid } from "./cpuid.ts";
-import { type Device, GUEST_CID, layoutDevices } from "./devices.ts";
+import {
+  type Device,
+  GUEST_CID,
+  layoutDevices,
+  slotOf,
+  STANDING,
+  type StandingDevice,
+} from "./devices.ts";
 import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { writeGeneration } from "./generation.ts";
+import { removeSocket } from "./guest-channel.ts";
 import {
   fileReader,
   type FileReader,
@@ -56,8 +66,18 @@ export type MachineOptions = {
   ahead?: Base | null;
 };
 
-/** A machine without devices: all that does not depend on which machine it will be. */
-export type Base = { made: VmmExpected; vm: Vm; plan: KernelPlan; initrd: Range | null };
+/** A machine without a spec: all that does not depend on which machine it will be. */
+export type Base = {
+  made: VmmExpected;
+  vm: Vm;
+  plan: KernelPlan;
+  initrd: Range | null;
+  /** For how many devices; others are made when there are others. */
+  acpi: ReadonlyMap<number, Acpi>;
+};
+
+/** Its image and its scratch disk; those and a network. */
+const USUAL_DEVICES = [STANDING.length + 2, STANDING.length + 3] as const;
 
 /** Files that were opened; closed in one place. */
 type Open = (path: string, flags: string, fail: (why: string) => VmmError) => number;
@@ -86,9 +106,14 @@ export function buildMachine(options: MachineOptions): Machine {
   return withFiles((open) => assemble(options, open));
 }
 
-/** Memory with kernel and initrd in it, vCPUs that know what they are. Throws as above. */
-export function prepareMachine(shim: Shim, expected: VmmExpected): Base {
-  return withFiles((open) => prepare(shim, expected, open));
+/** What is left of a start then is little more than its disks. Throws as above. */
+export function prepareMachine(shim: Shim, expected: VmmExpected, vsockPath: string): Base {
+  const base = withFiles((open) => prepare(shim, expected, vsockPath, open));
+  const tables = USUAL_DEVICES.map((count): [number, Acpi] => {
+    const slots = Array.from({ length: count }, (_, index) => slotOf(index));
+    return [count, makeAcpi(expected.cpus, slots)];
+  });
+  return { ...base, acpi: new Map(tables) };
 }
 
 function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpected): Vm {
@@ -110,8 +135,8 @@ function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpecte
 const mapper = (vm: Vm, fd: number, { hugepages = false }: VmmExpected): MapFile | null =>
   hugepages ? null : (gpa, bytes, at) => vm.mapFile(gpa, bytes, fd, at);
 
-function prepare(shim: Shim, made: VmmExpected, open: Open): Base {
-  const { kernelPath, initrdPath, memoryMib } = made;
+function prepare(shim: Shim, made: VmmExpected, vsockPath: string, open: Open): Base {
+  const { cpus, kernelPath, initrdPath, memoryMib } = made;
   const kernelFd = open(kernelPath, "r", (why) => kernelMissing(kernelPath, why));
   const kernel = fileReader(kernelPath, kernelFd);
   const plan = planKernel(kernel);
@@ -126,8 +151,14 @@ function prepare(shim: Shim, made: VmmExpected, open: Open): Base {
       const whole = { gpa: place.start, offset: 0, fileBytes: place.bytes, memoryBytes: 0 };
       loadSegments({ segments: [whole] }, initrd.file, memory, mapper(vm, initrd.fd, made));
     }
+    writeBootTables(memory);
+    memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, cpus));
     setCpuids(vm, made);
-    return { made, vm, plan, initrd: initrd === null ? null : place };
+    setStates(vm, cpus, plan.entry);
+    // A stale file would stop it.
+    removeSocket(vsockPath);
+    for (const device of STANDING) addStanding(vm, device, vsockPath);
+    return { made, vm, plan, initrd: initrd === null ? null : place, acpi: new Map() };
   } catch (error) {
     vm.destroy();
     throw error;
@@ -142,17 +173,17 @@ const isLike = (one: VmmExpected, other: VmmExpected): boolean =>
   one.kernelPath === other.kernelPath &&
   one.initrdPath === other.initrdPath;
 
-function takeBase({ shim, spec, ahead = null }: MachineOptions, open: Open): Base {
+function takeBase({ shim, spec, vsockPath, ahead = null }: MachineOptions, open: Open): Base {
   if (ahead !== null && isLike(ahead.made, spec)) return ahead;
   ahead?.vm.destroy();
-  return prepare(shim, spec, open);
+  return prepare(shim, spec, vsockPath, open);
 }
 
 function assemble(options: MachineOptions, open: Open): Machine {
-  const { spec, consoleFd, vsockPath } = options;
+  const { spec, consoleFd } = options;
   const devices = layoutDevices(spec);
   const disks = spec.disks.map((disk) => openDisk(disk.path, disk.readOnly, open));
-  const { vm, plan, initrd } = takeBase(options, open);
+  const { vm, plan, initrd, acpi } = takeBase(options, open);
   try {
     const memory = new GuestMemory(vm.regions);
     const line = commandLine(spec.kernelArgs, [], plan.commandLineMax);
@@ -163,11 +194,11 @@ function assemble(options: MachineOptions, open: Open): Machine {
       initrd,
       seed: crypto.getRandomValues(new Uint8Array(SEED_BYTES)),
     });
-    writeAcpi(memory, spec.cpus, devices);
+    writeAcpi(memory, acpi.get(devices.length) ?? makeAcpi(spec.cpus, devices));
     writeGeneration(memory);
-    memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, spec.cpus));
-    addDevices(vm, spec.cpus, devices, disks, consoleFd, vsockPath);
-    setVcpus(vm, spec.cpus, plan.entry);
+    addDevices(vm, spec.cpus, devices, disks, consoleFd);
+    // Here, since the guest's time stamp counter begins with it.
+    for (let vcpu = 0; vcpu < spec.cpus; vcpu += 1) vm.setMsrs(vcpu, bootMsrs());
     return { vm, vcpus: spec.cpus, devices, commandLine: line };
   } catch (error) {
     vm.destroy();
@@ -217,13 +248,31 @@ function blockDeviceBytes(stat: Stats): number {
   return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, "utf8")) * 512;
 }
 
+function addStanding(vm: Vm, { kind, base, gsi }: StandingDevice, path: string): void {
+  switch (kind) {
+    case "vsock":
+      vm.addVsock({ base, gsi, guestCid: GUEST_CID, path });
+      break;
+    case "rng":
+      vm.addRng({ base, gsi });
+      break;
+    case "balloon":
+      vm.addBalloon({ base, gsi });
+      break;
+    default: {
+      const rest: never = kind;
+      throw new TypeError(`No such device: ${String(rest)}`);
+    }
+  }
+}
+
+/** Those of the spec; the others are there. */
 function addDevices(
   vm: Vm,
   cpus: number,
   devices: readonly Device[],
   disks: readonly OpenDisk[],
   consoleFd: number,
-  vsockPath: string,
 ): void {
   vm.addSerial({
     port: SERIAL_PORT,
@@ -232,12 +281,14 @@ function addDevices(
     outLimit: CONSOLE_LIMIT_BYTES,
   });
   const queues = Math.min(cpus, BLK_QUEUES_MAX);
-  devices.forEach((device, index) => {
+  let next = 0;
+  for (const device of devices) {
     const { base, gsi } = device;
     switch (device.kind) {
       case "blk": {
-        const disk = disks[index];
-        if (disk === undefined) throw new RangeError(`Disk ${index} was not opened`);
+        const disk = disks[next];
+        if (disk === undefined) throw new RangeError(`Disk ${next} was not opened`);
+        next += 1;
         const { readOnly, id, limit = {} } = device.disk;
         vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id, queues, limit });
         break;
@@ -262,20 +313,15 @@ function addDevices(
         vm.addConsole({ base, gsi, outFd: consoleFd, outLimit: CONSOLE_LIMIT_BYTES });
         break;
       case "vsock":
-        vm.addVsock({ base, gsi, guestCid: GUEST_CID, path: vsockPath });
-        break;
-      case "balloon":
-        vm.addBalloon({ base, gsi });
-        break;
       case "rng":
-        vm.addRng({ base, gsi });
+      case "balloon":
         break;
       default: {
         const rest: never = device;
         throw new TypeError(`No such device: ${JSON.stringify(rest)}`);
       }
     }
-  });
+  }
 }
 
 /** A stack that has bound its socket a moment ago may not listen on it yet. */
@@ -301,10 +347,9 @@ function setCpuids(vm: Vm, { cpus, cpuTemplate = "host" }: VmmExpected): void {
     vm.setCpuid(vcpu, encodeCpuid(cpuidFor(offered, vcpu, cpus)));
 }
 
-/** After CPUID, as Linux ≥ 6.13 wants: MSRs that depend on it read as zero before it is set. */
-function setVcpus(vm: Vm, cpus: number, entry: number): void {
+/** After CPUID, which says what of it there is. MSRs come later, as Linux ≥ 6.13 wants, too. */
+function setStates(vm: Vm, cpus: number, entry: number): void {
   for (let vcpu = 0; vcpu < cpus; vcpu += 1) {
-    vm.setMsrs(vcpu, bootMsrs());
     vm.setState(vcpu, "regs", bootRegs(entry));
     vm.setState(vcpu, "fpu", bootFpu());
     vm.setState(vcpu, "sregs", bootSregs(vm.getState(vcpu, "sregs")));

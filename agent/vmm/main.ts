@@ -21,7 +21,7 @@ import {
 import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
 import { loadShim, runMachine } from "./process.ts";
 import { parseSpec } from "./spec.ts";
-import { type Prepared, waitForBoot } from "./waiting.ts";
+import { discard, type Prepared, waitForBoot } from "./waiting.ts";
 import { hostPid, processStartTime, writeStatus } from "./status.ts";
 
 function printLine(line: string): void {
@@ -80,6 +80,7 @@ async function main(): Promise<ExitCode> {
     spec = parseSpec(specText);
   } catch (thrown) {
     const error = toVmmError(thrown);
+    if (ahead !== null) discard(ahead);
     try {
       if (entered) writeFailure(error, specText);
     } catch (second) {

@@ -5,7 +5,6 @@
 import { closeSync } from "node:fs";
 import { type BalloonStats, openShim, type Vm } from "../../native/ffi.ts";
 import type { Reason } from "../../proto/errors.ts";
-import { GUEST_PORT } from "../../proto/guest.ts";
 import {
   VMM_EXIT,
   VMM_FILES,
@@ -15,10 +14,10 @@ import {
 } from "../../proto/vmm.ts";
 import { BUTTON_GSI } from "./acpi.ts";
 import { lastConsoleLine, openConsole } from "./console.ts";
-import { type ControlServer, listenForControl } from "./control.ts";
+import { type ControlHandler, type ControlServer, listenForControl } from "./control.ts";
 import type { Device } from "./devices.ts";
 import { errorCode, errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
-import { type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
+import { GUEST_SOCKET, type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
 import { buildMachine, type Machine } from "./machine.ts";
 import { OutputSink } from "./output-sink.ts";
 import { Run, type RunState } from "./run.ts";
@@ -80,7 +79,7 @@ class MachineProcess {
   readonly #startedAt: number;
   readonly #log: Log;
   #entryUs: number | null = null;
-  readonly #pidStartTime = processStartTime();
+  #pidStartTime: number | null = null;
   #state: RunState = { phase: "booting" };
   #control: ControlServer | null = null;
   #channel: GuestChannel | null = null;
@@ -102,6 +101,7 @@ class MachineProcess {
     const { machineId, incarnation } = this.#spec;
     const pid = hostPid();
     const entry = this.#entryUs === null ? {} : { entryUs: this.#entryUs };
+    this.#pidStartTime ??= processStartTime();
     const pidStartTime = this.#pidStartTime;
     return { machineId, incarnation, pid, pidStartTime, ...entry, ...this.#state };
   }
@@ -111,21 +111,42 @@ class MachineProcess {
     const kill = (): void => this.#run?.kill();
     process.on("SIGTERM", kill);
     process.on("SIGINT", kill);
-    this.#change({ phase: "booting" });
     const end = new Promise<void>((resolve) => {
       this.#ended = resolve;
     });
-    this.#control = listenForControl(VMM_FILES.control, {
+    // Before anybody can ask; a process that waited has its guest run first.
+    if (this.#ahead === null) this.#change({ phase: "booting" });
+    this.#listen();
+    this.#machine = this.#build();
+    const run = this.#makeRun(this.#machine);
+    this.#run = run;
+    this.#channel?.serve(run);
+    const { vm } = this.#machine;
+    vm.confine(this.#ahead?.filters ?? makeFilters());
+    vm.start();
+    this.#entryUs = Math.round(this.#uptimeUs());
+    // Nothing of the guest is heard before `await end`, so files can wait for its start.
+    this.#output = new OutputSink(VMM_FILES.output, this.#spec, this.#log);
+    if (this.#ahead !== null) this.#change({ phase: "booting" });
+    void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));
+    await end;
+    return this.#status;
+  }
+
+  /** On the sockets of before, when this process has waited. */
+  #listen(): void {
+    const handler: ControlHandler = {
       status: () => this.#status,
       request: (request) => (this.#run === null ? notYet() : this.#run.request(request)),
       metrics: () => this.#metrics(),
-    });
-    // The shim listens on this path; a stale file would stop it.
-    removeSocket(VMM_FILES.vsock);
-    this.#machine = this.#build();
-    const { vm, devices } = this.#machine;
-    this.#output = new OutputSink(VMM_FILES.output, this.#spec, this.#log);
-    const run = new Run({
+    };
+    this.#control = this.#ahead?.control ?? listenForControl(VMM_FILES.control, handler);
+    this.#control.serve(handler);
+    this.#channel = this.#ahead?.channel ?? listenForGuest(GUEST_SOCKET);
+  }
+
+  #makeRun({ vm, devices }: Machine): Run {
+    return new Run({
       spec: this.#spec,
       now: () => Date.now(),
       uptimeUs: () => this.#uptimeUs(),
@@ -144,14 +165,6 @@ class MachineProcess {
       changed: (state) => this.#change(state),
       log: this.#log,
     });
-    this.#run = run;
-    this.#channel = listenForGuest(`${VMM_FILES.vsock}_${GUEST_PORT}`, run);
-    vm.confine(this.#ahead?.filters ?? makeFilters());
-    vm.start();
-    this.#entryUs = Math.round(this.#uptimeUs());
-    void this.#watch(run).catch((error: unknown) => this.#log(`events: ${String(error)}`));
-    await end;
-    return this.#status;
   }
 
   #uptimeUs(): number {

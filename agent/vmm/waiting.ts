@@ -11,14 +11,21 @@ import { basename } from "node:path";
 import type { Filters, Shim } from "../../native/ffi.ts";
 import { VMM_FILES, type VmmExpected, type VmmStatus } from "../../proto/vmm.ts";
 import { refuse } from "./actions.ts";
-import { listenForControl } from "./control.ts";
-import { removeSocket } from "./guest-channel.ts";
+import { type ControlServer, listenForControl } from "./control.ts";
+import { GUEST_SOCKET, type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
 import { type Base, buildMachine, prepareMachine } from "./machine.ts";
 import { makeFilters } from "./seccomp.ts";
 import { parseSpec } from "./spec.ts";
 import { hostPid, processStartTime } from "./status.ts";
 
-export type Prepared = { shim: Shim; base: Base; filters: Filters };
+export type Prepared = {
+  shim: Shim;
+  base: Base;
+  filters: Filters;
+  /** They listen; who serves them is for the machine to say. */
+  control: ControlServer;
+  channel: GuestChannel;
+};
 
 /** What was done twice is faster than what was done once. */
 const REHEARSALS = 2;
@@ -65,13 +72,22 @@ function rehearse(shim: Shim, expected: VmmExpected): void {
   }
 }
 
+export function discard({ base, control, channel }: Prepared): void {
+  control.close();
+  channel.close();
+  base.vm.destroy();
+  removeSocket(VMM_FILES.vsock);
+}
+
 /** Null = nobody wants this process any more. Throws what makes a machine impossible here. */
 export async function waitForBoot(loadShim: () => Shim): Promise<Prepared | null> {
   const shim = loadShim();
   // Written by the supervisor, as the spec is.
   const expected = JSON.parse(readFileSync(VMM_FILES.pool, "utf8")) as VmmExpected;
   rehearse(shim, expected);
-  const prepared = { shim, base: prepareMachine(shim, expected), filters: makeFilters() };
+  const base = prepareMachine(shim, expected, VMM_FILES.vsock);
+  const channel = listenForGuest(GUEST_SOCKET);
+  const filters = makeFilters();
   const status: VmmStatus = {
     machineId: basename(process.cwd()),
     incarnation: 0,
@@ -96,8 +112,8 @@ export async function waitForBoot(loadShim: () => Shim): Promise<Prepared | null
   });
   const boots = await promise;
   process.off("SIGTERM", leave);
-  control.close();
+  const prepared = { shim, base, filters, control, channel };
   if (boots) return prepared;
-  prepared.base.vm.destroy();
+  discard(prepared);
   return null;
 }

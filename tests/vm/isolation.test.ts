@@ -221,6 +221,16 @@ const filterCounts = (pid: number): string[] =>
     .filter((field) => !/^(kvm|iou)-/.test(field("Name")))
     .map((field) => field("Seccomp_filters"));
 
+/** Threads of the process itself that do not preempt who wakes them: SCHED_BATCH. */
+function batchThreads(pid: number): number {
+  const stats = readdirSync(`/proc/${pid}/task`).map((task) =>
+    readFileSync(`/proc/${pid}/task/${task}/stat`, "utf8"),
+  );
+  return stats.filter(
+    (stat) => !/\((kvm|iou)-/.test(stat) && stat.split(") ").at(-1)?.split(" ")[38] === "3",
+  ).length;
+}
+
 /** Two machines: all their threads confined, and nothing that they share. */
 function checkConfined(pids: readonly number[]): void {
   const seen = NAMESPACES.map((name) => new Set([readlinkSync(`/proc/self/ns/${name}`)]));
@@ -238,6 +248,8 @@ function checkConfined(pids: readonly number[]): void {
     }
     // The I/O thread and the vCPU have a filter of their own on top.
     expect(filterCounts(pid).filter((count) => count === "2")).toHaveLength(2);
+    // The I/O thread is one that lets the vCPU go on.
+    expect(batchThreads(pid)).toBe(1);
     for (const [i, name] of NAMESPACES.entries())
       seen[i]?.add(readlinkSync(`/proc/${pid}/ns/${name}`));
   }

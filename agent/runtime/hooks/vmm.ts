@@ -41,9 +41,10 @@ export function warmHook(pool: Pool): Hook {
 export const directoryHook: Hook = {
   name: "directory",
   async up(context) {
+    if (context.warm !== null) return;
     // Undefined = it was there: an earlier run's, with its output and its disk.
     const made = await mkdir(context.dir, { recursive: true, mode: 0o700 });
-    context.madeDirectory ||= made !== undefined;
+    context.madeDirectory = made !== undefined;
   },
   async down(context) {
     if (context.madeDirectory) await rm(context.dir, { recursive: true, force: true });
@@ -109,10 +110,12 @@ export function vmmHook(launch: Launch, clock: Clock): Hook {
     name: "vmm",
     async up(context) {
       const { dir, request } = context;
-      if (context.warm === null) removeRunFiles(dir);
-      // Synchronous: five small calls, each of which would wait for a thread of the pool.
-      // The last word of an earlier run must not pass for this one's.
-      rmSync(join(dir, VMM_FILES.status), { force: true });
+      // Synchronous: a few small calls, each of which would wait for a thread of the pool.
+      if (context.warm === null) {
+        removeRunFiles(dir);
+        // The last word of an earlier run must not pass for this one's.
+        rmSync(join(dir, VMM_FILES.status), { force: true });
+      }
       writeSpec(join(dir, VMM_FILES.spec), context);
       context.signal.throwIfAborted();
       const { machineId, incarnation } = request;

@@ -24,6 +24,16 @@ export function privateDirtyMib(smaps: string, counts: (name: string) => boolean
   return kib / 1_024;
 }
 
+/** Never resolves. */
+function rejectOn(signal: AbortSignal): Promise<never> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  // Nobody may be waiting when it comes.
+  promise.catch(() => undefined);
+  signal.addEventListener("abort", () => reject(signal.reason as Error));
+  if (signal.aborted) reject(signal.reason as Error);
+  return promise;
+}
+
 /** Starts `count` machines that sleep, and ends them. One figure for each. */
 export async function measureIdle(input: BootInput, count: number): Promise<number[]> {
   const directory = join(input.directory, `idle-${count}`);
@@ -31,6 +41,7 @@ export async function measureIdle(input: BootInput, count: number): Promise<numb
   const rootfs = writeBusyboxImage(directory, ["sleep"]);
   await using machines = new AsyncDisposableStack();
   const processes: VmmProcess[] = [];
+  const aborted = rejectOn(input.signal);
   for (let i = 0; i < count; i += 1) {
     const machine = join(directory, `m${i}`);
     mkdirSync(machine);
@@ -46,11 +57,11 @@ export async function measureIdle(input: BootInput, count: number): Promise<numb
     const vmm = machines.use(new VmmProcess(machine, spec, {}, JAILED_ENTRY));
     processes.push(vmm);
     const client = await vmm.control();
-    if (!(await client.reached("running")))
+    if (!(await Promise.race([client.reached("running"), aborted])))
       throw new Error(`Machine ${i} did not start: ${JSON.stringify(vmm.status())}`);
   }
   // Idle is a state of time: the runtime frees what the start needed within seconds.
-  await Bun.sleep(SETTLE_MS);
+  await Promise.race([Bun.sleep(SETTLE_MS), aborted]);
   const isGuestRam = (name: string): boolean =>
     name.startsWith("/memfd:leveret-ram") ||
     name.startsWith(input.kernelPath) ||

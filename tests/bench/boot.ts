@@ -73,6 +73,7 @@ export async function benchBoot(
   using temporary = new TemporaryDirectory();
   const input: BootInput = {
     ...options,
+    isStock: options.initrdPath !== null,
     initrdPath: options.initrdPath ?? writePlainInitrd(join(temporary.path, "initrd")),
     directory: temporary.path,
   };

@@ -26,7 +26,6 @@ export type Context = {
   rounds: number;
   /** Of the disk that is read. */
   dataMib: number;
-  peerBus: Workload["peerBus"];
   /** Of the figures' names. */
   suffix: string;
   say: (line: string) => void;
@@ -82,14 +81,14 @@ function numberOf(outcomes: readonly Outcome[], job: Job, i: number): number {
   return number;
 }
 
-function blockWork({ directory, dataMib, peerBus }: Context, jobs: readonly Job[]): Workload {
+function blockWork({ directory, dataMib }: Context, jobs: readonly Job[]): Workload {
   checkTools();
   const data = join(directory, "data");
   if (!existsSync(data)) {
     const argv = ["dd", "if=/dev/urandom", `of=${data}`, "bs=1M", `count=${dataMib}`];
     if (Bun.spawnSync(argv).exitCode !== 0) throw new Error(`Cannot write ${data}`);
   }
-  return { peerBus, jobs, disks: [toolsImage(cacheDir()), data], network: null, port: 0 };
+  return { jobs, disks: [toolsImage(cacheDir()), data], network: null, port: 0 };
 }
 
 async function measureBlk(context: Context): Promise<Figure[]> {

@@ -13,7 +13,7 @@ import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmNetwork } from "../../proto/vmm.ts";
 import { makeSpec } from "../vm/kit.ts";
-import type { BootInput } from "./boot-sides.ts";
+import { type BootInput, qemuMachine } from "./boot-sides.ts";
 import { GuestLines } from "./guest-lines.ts";
 import { endGroup, type ExitCounter } from "./vmm-exits.ts";
 import type { Job } from "./vmm-guest.ts";
@@ -23,8 +23,6 @@ export type Side = "ours" | "peer";
 export type Network = { kind: "tap" | "passt"; name: string; host: string; address: string };
 
 export type Workload = {
-  /** Where QEMU has its devices. */
-  peerBus: "mmio" | "pci";
   jobs: readonly Job[];
   /** Read-only tools, then the data. */
   disks: readonly [string, string];
@@ -65,10 +63,9 @@ function ourArgv(input: BootInput, work: Workload, directory: string): string[] 
 }
 
 function qemuArgv(input: BootInput, work: Workload, fifo: string, cpu: string | null): string[] {
-  const isPci = work.peerBus === "pci";
+  const isPci = !input.isStock;
   const device = (kind: string): string => `virtio-${kind}-${isPci ? "pci" : "device"}`;
-  const machine = `microvm,accel=kvm,acpi=on,pcie=${isPci ? "on" : "off"},pit=off,pic=off,rtc=off`;
-  const argv = ["qemu-system-x86_64", "-M", machine];
+  const argv = ["qemu-system-x86_64", "-M", `${qemuMachine(input)},pcie=${isPci ? "on" : "off"}`];
   if (!isPci) argv.push("-global", "virtio-mmio.force-legacy=false");
   if (cpu !== null) argv.push("-cpu", cpu);
   argv.push("-m", `${input.memoryMib}`, "-smp", "1", "-nodefaults", "-no-user-config");

@@ -89,6 +89,7 @@ async function makeContext(
   const isStock = packagePath !== null;
   const common = {
     kernelPath,
+    isStock,
     kernelArgs: isStock ? "" : DEV_KERNEL_ARGS,
     directory,
     timeoutMs: isStock ? STOCK_TIMEOUT_MS : TIMEOUT_MS,
@@ -108,7 +109,6 @@ async function makeContext(
     rounds,
     say,
     dataMib: isStock ? STOCK_DATA_MIB : DATA_MIB,
-    peerBus: isStock ? "mmio" : "pci",
     suffix: isStock ? "" : "_direct",
   };
 }

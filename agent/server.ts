@@ -29,6 +29,7 @@ import { HostKernels, type Kernels } from "./runtime/kernels.ts";
 import { KvmDriver } from "./runtime/kvm-driver.ts";
 import { openBridge } from "./runtime/tap.ts";
 import { lockDirectory } from "./runtime/lock.ts";
+import { allowSharedHugePages, SHMEM_HUGE_PAGES } from "./runtime/shared-huge-pages.ts";
 
 /** How often the disk of the images is looked at; a pull looks for itself. */
 const IMAGE_COLLECT_INTERVAL_MS = 5 * 60_000;
@@ -97,7 +98,16 @@ export async function startAgent(overrides: AgentOverrides = {}): Promise<Agent>
   return { hostId, fleet, finished, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
+function allowHugePages(log: Log): void {
+  try {
+    allowSharedHugePages();
+  } catch (error) {
+    log.warn({ err: error }, `guests have small pages: ${SHMEM_HUGE_PAGES} cannot be set`);
+  }
+}
+
 function makeDriver(config: AgentConfig, dir: string, clock: Clock, log: Log): Driver {
+  allowHugePages(log);
   const { passt } = config;
   const bridge = config.bridge === null ? null : openBridge(config.bridge, config.resolver);
   if (passt === null && bridge === null)

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { baselineCheck, hugepagesCheck } from "./doctor.ts";
+import { baselineCheck, hugepagesCheck, sharedHugePagesCheck } from "./doctor.ts";
 
 const FLAGS =
   "fpu pni pclmulqdq ssse3 fma cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand " +
@@ -19,4 +19,11 @@ test("pages of 2 MiB that are promised to somebody are not free", () => {
   expect(hugepagesCheck(meminfo(40, 8))).toMatchObject({ state: "ok", detail: "32 of 64 free" });
   expect(hugepagesCheck(meminfo(8, 8)).state).toBe("note");
   expect(hugepagesCheck("")).toMatchObject({ state: "note", detail: "none free" });
+});
+
+test("a host that denies guests huge pages is told what it costs", () => {
+  expect(sharedHugePagesCheck("always [advise] never deny")).toMatchObject({ state: "ok" });
+  expect(sharedHugePagesCheck("always advise [never] deny")).toMatchObject({ state: "ok" });
+  expect(sharedHugePagesCheck("always advise never [deny]")).toMatchObject({ state: "note" });
+  expect(sharedHugePagesCheck("").detail).toBe("the kernel has none");
 });

@@ -19,6 +19,7 @@ export type Check = {
 };
 
 const DISK_NEEDED_MIB = 4096;
+const SHMEM_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 export const command: Command = {
   summary: "say what this machine lacks and how to mend it",
@@ -46,6 +47,7 @@ async function allChecks(): Promise<Check[]> {
     ...kvmChecks(),
     baselineCheck(readText("/proc/cpuinfo")),
     hugepagesCheck(readText("/proc/meminfo")),
+    sharedHugePagesCheck(readText(SHMEM_HUGE_PAGES)),
     await packageCheck("packages: host", "host"),
     await packageCheck("packages: quickstart", "quickstart"),
     noteAtMost(await packageCheck("packages: test", "test")),
@@ -111,6 +113,16 @@ export function hugepagesCheck(meminfo: string): Check {
   if (field("Hugepagesize") === 2_048 && free > 0)
     return ok(name, `${free} of ${field("HugePages_Total")} free`);
   return { name, state: "note", detail: "none free", mend: "sysctl vm.nr_hugepages=N" };
+}
+
+/** Of all machines' memory; an agent turns `never` into `advise`. Exported for tests. */
+export function sharedHugePagesCheck(setting: string): Check {
+  const name = "huge pages of guests";
+  const set = /\[(\w+)\]/.exec(setting)?.[1] ?? "";
+  if (set === "never") return ok(name, "never; an agent sets advise");
+  if (set !== "" && set !== "deny") return ok(name, set);
+  const detail = set === "" ? "the kernel has none" : "denied: more page faults";
+  return { name, state: "note", detail, mend: `echo advise > ${SHMEM_HUGE_PAGES}` };
 }
 
 async function packageCheck(name: string, purpose: Purpose): Promise<Check> {

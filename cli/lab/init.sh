@@ -62,6 +62,8 @@ mkdir -p /host/dev/pts /host/dev/shm
 mount -t devpts devpts /host/dev/pts
 mount -t tmpfs -o mode=1777 shm /host/dev/shm
 mount -t cgroup2 cgroup2 /host/sys/fs/cgroup
+# For perf, which counts what KVM does.
+mount -t tracefs tracefs /host/sys/kernel/tracing
 [ -c /dev/kvm ] || die "no /dev/kvm: does this QEMU emulate SVM?"
 [ -c /dev/net/tun ] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; }
 
@@ -77,6 +79,10 @@ echo "nameserver 10.0.2.3" >/host/run/resolv.conf
 
 # Raw, or the line discipline would echo requests and edit their bytes.
 stty -F /dev/ttyS1 raw -echo || die "no second serial port"
+
+# As passt's manual has it: what its socket has no room for, it drops.
+echo 16777216 >/proc/sys/net/core/rmem_max
+echo 16777216 >/proc/sys/net/core/wmem_max
 
 cat >/etc/inittab <<INIT
 ::respawn:/bin/serve

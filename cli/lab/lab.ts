@@ -60,6 +60,7 @@ export async function startLab(options: LabOptions): Promise<LabState & { bootMs
   try {
     await makeDisk(diskPath, options.diskMib);
     writeFileSync(join(runDir, LAB_FILES.env), bootEnv(await ready.port));
+    options.signal?.throwIfAborted();
     const began = performance.now();
     const child = launch(runDir, qemuArgv({ ...options, artifacts, runDir, diskPath }));
     const { cpus, memoryMib } = options;

@@ -4,19 +4,12 @@
  * which both sides write to a FIFO of ours: the same kernel, initrd, command line,
  * memory and vCPU, nothing else attached.
  */
-import {
-  closeSync,
-  constants,
-  mkdirSync,
-  openSync,
-  readSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
+import { GuestLines } from "./guest-lines.ts";
 import { endGroup, type ExitCounter } from "./vmm-exits.ts";
 
 export type BootInput = {
@@ -24,9 +17,16 @@ export type BootInput = {
   initrdPath: string;
   kernelArgs: string;
   memoryMib: number;
+  /**
+   * A distribution's kernel. QEMU then has an RTC, which such a kernel reads 20,000 times
+   * in vain where there is none, and its devices on virtio-mmio.
+   */
+  isStock: boolean;
   /** A scratch directory. */
   directory: string;
   timeoutMs: number;
+  /** What was started ends when it aborts, and so does the run. */
+  signal: AbortSignal;
 };
 
 const HELLO = "leveret-init ";
@@ -39,13 +39,12 @@ const ROOT = join(import.meta.dir, "../..");
 async function timeToHello(
   fifo: string,
   argv: string[],
-  timeoutMs: number,
+  input: BootInput,
   counter: ExitCounter | null,
 ): Promise<number> {
-  // Read-write, so that opening does not wait for the other end.
-  const fd = openSync(fifo, constants.O_RDWR | constants.O_NONBLOCK);
-  const buffer = Buffer.alloc(64 << 10);
-  let said = "";
+  input.signal.throwIfAborted();
+  using lines = new GuestLines(fifo);
+  const said: string[] = [];
   const startedAt = performance.now();
   const child = Bun.spawn(counter?.wrap(argv) ?? argv, {
     stdin: "ignore",
@@ -55,37 +54,22 @@ async function timeToHello(
     detached: true,
   });
   counter?.enable();
+  const complaint = new Response(child.stderr).text();
   try {
-    for (;;) {
-      said += readSome(fd, buffer);
-      // The whole line, so that both sides are timed at its last byte.
-      if (said.includes("\n", Math.max(said.indexOf(HELLO), 0)) && said.includes(HELLO))
-        return performance.now() - startedAt;
-      // A child that a signal ended (QEMU aborts) has no exit code.
-      if (child.exitCode !== null || child.signalCode !== null) break;
-      if (performance.now() - startedAt > timeoutMs) break;
-      await Bun.sleep(0.2);
+    // The whole line, so that both sides are timed at its last byte.
+    for await (const line of lines.of(child, input)) {
+      if (line.includes(HELLO)) return performance.now() - startedAt;
+      said.push(line);
     }
+    throw new Error("The guest's lines have no end");
+  } catch (error) {
+    await endGroup(child, counter);
+    input.signal.throwIfAborted();
+    const why = `${(await complaint).slice(-500)}${said.slice(-8).join("\n")}`;
+    throw new Error(`${argv[0]} did not reach init: ${why}`, { cause: error });
   } finally {
     await endGroup(child, counter);
-    closeSync(fd);
   }
-  const stderr = await new Response(child.stderr).text();
-  throw new Error(`${argv[0]} did not reach init: ${stderr.slice(-500)}${said.slice(-500)}`);
-}
-
-function readSome(fd: number, buffer: Buffer): string {
-  try {
-    return buffer.toString("utf8", 0, readSync(fd, buffer));
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "EAGAIN") return "";
-    throw error;
-  }
-}
-
-function makeFifo(path: string): void {
-  const { exitCode } = Bun.spawnSync(["mkfifo", path]);
-  if (exitCode !== 0) throw new Error(`Cannot make ${path}`);
 }
 
 /** The VMM process, as the agent starts it but for the jail. */
@@ -115,12 +99,15 @@ export async function bootOurs(
   };
   writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(spec));
   const fifo = join(directory, VMM_FILES.console);
-  makeFifo(fifo);
   const argv = [process.execPath, JAILED_ENTRY, directory];
-  return timeToHello(fifo, argv, input.timeoutMs, counter);
+  return timeToHello(fifo, argv, input, counter);
 }
 
-/** QEMU's own machine for this purpose, with all it can leave out left out. */
+/** QEMU's own machine for this purpose, with all left out that a boot is not slower without. */
+export function qemuMachine({ isStock }: BootInput): string {
+  return `microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=${isStock ? "on" : "off"}`;
+}
+
 export async function bootQemu(
   input: BootInput,
   cpu: string | null,
@@ -128,14 +115,13 @@ export async function bootQemu(
 ): Promise<number> {
   const fifo = join(input.directory, "qemu.serial");
   rmSync(fifo, { force: true });
-  makeFifo(fifo);
   const append = commandLine(`${input.kernelArgs} leveret.hello`, [], 2047);
-  const argv = ["qemu-system-x86_64", "-M", "microvm,accel=kvm,acpi=on,pit=off,pic=off,rtc=off"];
+  const argv = ["qemu-system-x86_64", "-M", qemuMachine(input)];
   if (cpu !== null) argv.push("-cpu", cpu);
   argv.push("-m", `${input.memoryMib}`, "-smp", "1", "-nodefaults", "-no-user-config");
   argv.push("-display", "none", "-serial", `file:${fifo}`, "-kernel", input.kernelPath);
   argv.push("-initrd", input.initrdPath, "-append", append);
-  return timeToHello(fifo, argv, input.timeoutMs, counter);
+  return timeToHello(fifo, argv, input, counter);
 }
 
 /**

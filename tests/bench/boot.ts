@@ -2,7 +2,7 @@
  * `bench boot`: how long from the start of the VMM process to the first message of
  * the guest's init, against QEMU's microvm, and what a machine costs in memory.
  *
- * With LEVERET_DEV_KERNEL it prints `boot_direct`. boot-lab.ts runs it inside the lab
+ * With LEVERET_DEV_KERNEL it prints `boot_direct`. in-lab.ts runs it inside the lab
  * with the guest's own kernel:
  *   bun tests/bench/main.ts boot --figure boot --kernel FILE --initrd FILE --rounds 5
  */
@@ -15,6 +15,7 @@ import { measureIdle } from "./boot-memory.ts";
 import { type Figure, makeFigure } from "./report.ts";
 
 export type BootOptions = {
+  signal: AbortSignal;
   figure: string;
   kernelPath: string;
   /** Null = an initramfs with init alone is made. */
@@ -31,7 +32,7 @@ export const BOOT_USAGE = `boot [--figure NAME] [--kernel FILE] [--initrd FILE] 
        [--memory MIB] [--rounds N] [--timeout SECONDS] [--no-idle]`;
 
 /** Throws an Error that says what to set when there is no kernel. */
-export function parseBootOptions(args: string[]): BootOptions {
+export function parseBootOptions(args: string[], signal: AbortSignal): BootOptions {
   const { values } = parseArgs({
     args,
     options: {
@@ -51,6 +52,7 @@ export function parseBootOptions(args: string[]): BootOptions {
     throw new Error("Set LEVERET_DEV_KERNEL, or name a kernel with --kernel and --initrd");
   const isDevelopment = kernelPath === development;
   return {
+    signal,
     figure: values.figure ?? (isDevelopment ? "boot_direct" : "boot"),
     kernelPath,
     initrdPath: values.initrd ?? null,
@@ -71,6 +73,7 @@ export async function benchBoot(
   using temporary = new TemporaryDirectory();
   const input: BootInput = {
     ...options,
+    isStock: options.initrdPath !== null,
     initrdPath: options.initrdPath ?? writePlainInitrd(join(temporary.path, "initrd")),
     directory: temporary.path,
   };

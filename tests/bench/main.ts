@@ -1,35 +1,48 @@
 /** `bun run bench NAME [options] [--json]`: each benchmark prints a table or JSON lines. */
 import { benchBoot, BOOT_USAGE, parseBootOptions } from "./boot.ts";
-import { benchBootInLab } from "./boot-lab.ts";
 import { benchCreate, CREATE_USAGE } from "./create.ts";
 import { benchHub, HUB_USAGE } from "./hub.ts";
+import { benchInLab } from "./in-lab.ts";
 import { benchPlace, PLACE_USAGE } from "./place.ts";
 import { benchImages, IMAGE_USAGE, parseImageOptions } from "./image.ts";
+import { shutdownSignal } from "../../lib/signals.ts";
 import { type Figure, printFigures } from "./report.ts";
 import { benchVmm, VMM_USAGE } from "./vmm.ts";
 
 type Say = (line: string) => void;
-type Bench = { usage: string; run: (args: string[], say: Say) => Promise<Figure[]> };
+type Bench = {
+  usage: string;
+  /** "signal" = SIGTERM and SIGINT abort the run, which ends what it has started. */
+  ends: "signal" | "at once";
+  run: (args: string[], say: Say, signal: AbortSignal) => Promise<Figure[]>;
+};
 
 const BENCHES: Readonly<Record<string, Bench>> = {
-  boot: { usage: BOOT_USAGE, run: boot },
-  vmm: { usage: VMM_USAGE, run: benchVmm },
-  create: { usage: CREATE_USAGE, run: benchCreate },
-  hub: { usage: HUB_USAGE, run: benchHub },
-  place: { usage: PLACE_USAGE, run: benchPlace },
-  image: { usage: IMAGE_USAGE, run: (args, say) => benchImages(parseImageOptions(args), say) },
+  boot: { usage: BOOT_USAGE, ends: "signal", run: boot },
+  vmm: { usage: VMM_USAGE, ends: "signal", run: benchVmm },
+  create: { usage: CREATE_USAGE, ends: "at once", run: benchCreate },
+  hub: { usage: HUB_USAGE, ends: "at once", run: benchHub },
+  place: { usage: PLACE_USAGE, ends: "at once", run: benchPlace },
+  image: {
+    usage: IMAGE_USAGE,
+    ends: "at once",
+    run: (args, say) => benchImages(parseImageOptions(args), say),
+  },
 };
 
 const LAB_ROUNDS = 5;
+/** As after SIGTERM. */
+const STOPPED = 143;
 
 /** With options: that one boot, here. Without: in the lab, and here with the development kernel. */
-async function boot(args: string[], say: Say): Promise<Figure[]> {
-  if (args.length > 0) return await benchBoot(parseBootOptions(args), say);
+async function boot(args: string[], say: Say, signal: AbortSignal): Promise<Figure[]> {
+  if (args.length > 0) return await benchBoot(parseBootOptions(args, signal), say);
   const direct = process.env["LEVERET_DEV_KERNEL"] ?? "";
   if (direct === "")
     say("boot_direct and idle_private_mib left out: LEVERET_DEV_KERNEL is not set");
-  const figures = direct === "" ? [] : await benchBoot(parseBootOptions([]), say);
-  return [...(await benchBootInLab(LAB_ROUNDS, say)), ...figures];
+  const figures = direct === "" ? [] : await benchBoot(parseBootOptions([], signal), say);
+  const inLab = ["boot", "--figure=boot", "--no-idle", `--rounds=${LAB_ROUNDS}`];
+  return [...(await benchInLab(inLab, say, signal)), ...figures];
 }
 
 const USAGE = `Usage: bun run bench NAME [options] [--json]
@@ -48,18 +61,14 @@ async function main(argv: string[]): Promise<number> {
   }
   const json = rest.includes("--json");
   const say: Say = (line) => void process.stderr.write(`bench ${name}: ${line}\n`);
+  const signal = bench.ends === "signal" ? shutdownSignal() : new AbortController().signal;
   try {
-    printFigures(
-      await bench.run(
-        rest.filter((arg) => arg !== "--json"),
-        say,
-      ),
-      json,
-    );
+    const args = rest.filter((arg) => arg !== "--json");
+    printFigures(await bench.run(args, say, signal), json);
     return 0;
   } catch (error) {
     say(error instanceof Error ? error.message : String(error));
-    return 1;
+    return signal.aborted ? STOPPED : 1;
   }
 }
 

@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
-import { buildInitramfs, type Module } from "../../agent/kernel/initramfs.ts";
+import { buildInitramfs } from "../../agent/kernel/initramfs.ts";
 import { writeCpio } from "../../agent/kernel/cpio.ts";
 
 export const JOBS = ["randread", "seqread", "send", "receive"] as const;
@@ -109,17 +109,19 @@ export function toolsImage(cacheDir: string): string {
   return path;
 }
 
-/** Without modules for a kernel that has its drivers built in. */
-export function writeBenchInitrd(path: string, modules: readonly Module[] = []): string {
+/** `packagePath`: the initramfs with a stock kernel's modules; null for one that has its drivers built in. */
+export function writeBenchInitrd(path: string, packagePath: string | null): string {
   const busybox = new Uint8Array(readFileSync("/bin/busybox"));
-  const base = buildInitramfs(new TextEncoder().encode(INIT), modules);
+  const init = new TextEncoder().encode(INIT);
+  const base = packagePath === null ? buildInitramfs(init, []) : readFileSync(packagePath);
   const more = writeCpio([
+    { kind: "file", path: "init", mode: 0o755, data: init },
     ...["bin", "proc", "tools"].map(
       (directory) => ({ kind: "directory", path: directory, mode: 0o755 }) as const,
     ),
     { kind: "file", path: "bin/busybox", mode: 0o755, data: busybox },
   ]);
-  // The kernel unpacks one archive after the other.
+  // The kernel unpacks one archive after the other; a file of the later one replaces.
   writeFileSync(path, Buffer.concat([base, more]));
   return path;
 }

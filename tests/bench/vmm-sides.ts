@@ -3,25 +3,18 @@
  * memory, disks, network; each process beside the other's turn. QEMU's microvm gets
  * what serves it best: an I/O thread, io_uring, vnet headers.
  *
- * Its devices are on PCI: its virtio-mmio raises levels, which the development kernel
- * cannot take. That is in its favour, too, since MSI-X needs no exit to acknowledge.
+ * With a stock kernel its devices are on virtio-mmio, found through ACPI, as ours are.
+ * With the development kernel they are on PCI: its virtio-mmio raises levels, which that
+ * kernel cannot take. That is in its favour, too, since MSI-X needs no exit to acknowledge.
  */
-import {
-  closeSync,
-  constants,
-  mkdirSync,
-  openSync,
-  read,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmNetwork } from "../../proto/vmm.ts";
 import { makeSpec } from "../vm/kit.ts";
-import type { BootInput } from "./boot-sides.ts";
+import { type BootInput, qemuMachine } from "./boot-sides.ts";
+import { GuestLines } from "./guest-lines.ts";
 import { endGroup, type ExitCounter } from "./vmm-exits.ts";
 import type { Job } from "./vmm-guest.ts";
 
@@ -70,18 +63,20 @@ function ourArgv(input: BootInput, work: Workload, directory: string): string[] 
 }
 
 function qemuArgv(input: BootInput, work: Workload, fifo: string, cpu: string | null): string[] {
-  const machine = "microvm,accel=kvm,acpi=on,pcie=on,pit=off,pic=off,rtc=off";
-  const argv = ["qemu-system-x86_64", "-M", machine];
+  const isPci = !input.isStock;
+  const device = (kind: string): string => `virtio-${kind}-${isPci ? "pci" : "device"}`;
+  const argv = ["qemu-system-x86_64", "-M", `${qemuMachine(input)},pcie=${isPci ? "on" : "off"}`];
+  if (!isPci) argv.push("-global", "virtio-mmio.force-legacy=false");
   if (cpu !== null) argv.push("-cpu", cpu);
   argv.push("-m", `${input.memoryMib}`, "-smp", "1", "-nodefaults", "-no-user-config");
   argv.push("-display", "none", "-serial", `file:${fifo}`, "-kernel", input.kernelPath);
   argv.push("-object", "iothread,id=io", "-initrd", input.initrdPath);
   const line = commandLine(guestArgs(input, work), [], 2_047);
-  argv.push("-append", line.replace("pci=off ", ""));
+  argv.push("-append", isPci ? line.replace("pci=off ", "") : line);
   work.disks.forEach((path, i) => {
     const access = i === 0 ? ",readonly=on" : ",discard=unmap";
     argv.push("-drive", `id=d${i},file=${path},format=raw,if=none,aio=io_uring${access}`);
-    argv.push("-device", `virtio-blk-pci,drive=d${i},iothread=io`);
+    argv.push("-device", `${device("blk")},drive=d${i},iothread=io`);
   });
   const { network } = work;
   if (network !== null) {
@@ -90,43 +85,9 @@ function qemuArgv(input: BootInput, work: Workload, fifo: string, cpu: string | 
         ? `tap,id=n,ifname=${network.name},script=no,downscript=no`
         : `stream,id=n,server=off,addr.type=unix,addr.path=${network.name}`;
     argv.push("-netdev", backend);
-    argv.push("-device", `virtio-net-pci,netdev=n,mac=${MAC},host_mtu=${mtuOf(network)}`);
+    argv.push("-device", `${device("net")},netdev=n,mac=${MAC},host_mtu=${mtuOf(network)}`);
   }
   return argv;
-}
-
-/** Lines as they come; ends with an error when the process does, or its time is over. */
-async function* linesOf(
-  fd: number,
-  child: Bun.Subprocess,
-  timeoutMs: number,
-): AsyncGenerator<string> {
-  const buffer = Buffer.alloc(64 << 10);
-  let isRead = true;
-  const end = (): void => {
-    if (isRead) writeSync(fd, "\nOVER\n");
-  };
-  const timer = setTimeout(end, timeoutMs);
-  void child.exited.then(end);
-  let text = "";
-  try {
-    for (;;) {
-      const { promise, resolve, reject } = Promise.withResolvers<number>();
-      read(fd, buffer, 0, buffer.length, null, (error, got) =>
-        error === null ? resolve(got) : reject(error),
-      );
-      text += buffer.toString("utf8", 0, await promise);
-      const lines = text.split("\n");
-      text = lines.pop() ?? "";
-      for (const line of lines) {
-        if (line === "OVER") throw new Error(`The guest did not end its work; last: ${text}`);
-        yield line.trim();
-      }
-    }
-  } finally {
-    isRead = false;
-    clearTimeout(timer);
-  }
 }
 
 function jobOf(line: string, work: Workload): Outcome | null {
@@ -146,12 +107,12 @@ export async function runWorkload(
   cpu: string | null,
   counter: ExitCounter | null = null,
 ): Promise<Outcome[]> {
+  input.signal.throwIfAborted();
   const directory = join(input.directory, `work-${side}`);
   rmSync(directory, { recursive: true, force: true });
   mkdirSync(directory);
   const fifo = join(directory, VMM_FILES.console);
-  if (Bun.spawnSync(["mkfifo", fifo]).exitCode !== 0) throw new Error(`Cannot make ${fifo}`);
-  const fd = openSync(fifo, constants.O_RDWR);
+  using lines = new GuestLines(fifo);
   const argv = side === "ours" ? ourArgv(input, work, directory) : qemuArgv(input, work, fifo, cpu);
   const child = Bun.spawn(counter?.wrap(argv) ?? argv, {
     stdin: "ignore",
@@ -163,7 +124,7 @@ export async function runWorkload(
   const outcomes: Outcome[] = [];
   const said: string[] = [];
   try {
-    for await (const line of linesOf(fd, child, input.timeoutMs)) {
+    for await (const line of lines.of(child, input)) {
       said.push(line);
       if (line === "DONE") break;
       const outcome = jobOf(line, work);
@@ -175,10 +136,10 @@ export async function runWorkload(
     return outcomes;
   } catch (error) {
     await endGroup(child, counter);
+    input.signal.throwIfAborted();
     const why = `${String(error)}\n${await complaint}${said.slice(-8).join("\n")}`;
     throw new Error(`${argv[0]}: ${why}`, { cause: error });
   } finally {
     await endGroup(child, counter);
-    closeSync(fd);
   }
 }

@@ -3,17 +3,12 @@ import { afterAll, beforeAll, expect } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { VmmMetrics, VmmReply } from "../../proto/vmm.ts";
-import {
-  type ControlClient,
-  makeSpec,
-  TemporaryDirectory,
-  VmmProcess,
-  writeBusyboxImage,
-  writePlainInitrd,
-} from "./kit.ts";
+import { isGuestRam, mappingsOf } from "../bench/boot-memory.ts";
+import { type ControlClient, TemporaryDirectory, VmmProcess, writeBusyboxImage } from "./kit.ts";
 import { linuxGuests } from "./linux-guests.ts";
 
-const { kernelPath, missing, guestTest } = linuxGuests("balloon");
+const guests = linuxGuests("balloon");
+const { missing, guestTest } = guests;
 
 const MIB = 2 ** 20;
 
@@ -24,13 +19,12 @@ beforeAll(() => {
   temporary = new TemporaryDirectory();
   if (missing !== "") return;
   rootfs = writeBusyboxImage(temporary.path, ["sh", "dd", "rm", "echo", "sleep"]);
-  initrdPath = writePlainInitrd(join(temporary.path, "initrd"));
+  initrdPath = guests.initrd(temporary.path);
 });
 afterAll(() => temporary[Symbol.dispose]());
 
 function start(name: string, script: string): VmmProcess {
-  const spec = makeSpec({
-    kernelPath,
+  const spec = guests.spec({
     initrdPath,
     disks: [{ path: rootfs, readOnly: true, id: "rootfs" }],
   });
@@ -41,11 +35,10 @@ function start(name: string, script: string): VmmProcess {
   });
 }
 
-/** Of the guest's memory file, what the host holds in its memory. */
+/** Of the guest's memory, what the host holds in its own. */
 function residentBytes(pid: number): number {
-  const text = readFileSync(`/proc/${pid}/smaps`, "utf8");
-  const parts = [...text.matchAll(/leveret-ram.*\n(?:\w+: .*\n)*?Rss: +(\d+) kB/g)];
-  return parts.reduce((sum, [, kib]) => sum + Number(kib) * 1_024, 0);
+  const parts = mappingsOf(readFileSync(`/proc/${pid}/smaps`, "utf8")).filter(isGuestRam);
+  return parts.reduce((sum, { rssKib }) => sum + rssKib * 1_024, 0);
 }
 
 let lastId = 0;
@@ -85,7 +78,7 @@ guestTest(
     expect(await ask(client, { action: "balloon", mib: 88 })).toMatchObject({ ok: true });
     await until(() => residentBytes(vmm.pid) < full - 32 * MIB);
   },
-  30_000,
+  guests.limit(30_000),
 );
 
 guestTest(
@@ -115,5 +108,5 @@ guestTest(
     expect(await ask(client, { action: "balloon", mib: 0 })).toMatchObject({ ok: true });
     await until(async () => (await actual()) === 0);
   },
-  30_000,
+  guests.limit(30_000),
 );

@@ -14,7 +14,7 @@ import {
 } from "./kit.ts";
 import { linuxGuests } from "./linux-guests.ts";
 
-const { kernelPath, missing, guestTest } = linuxGuests("console");
+const { kernelPath, missing, guestTest } = linuxGuests("console", [], "development");
 
 const temporary = new TemporaryDirectory();
 let rootfs = "";

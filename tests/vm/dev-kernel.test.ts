@@ -1,6 +1,7 @@
 /**
  * Real Linux on /dev/kvm, whatever KVM it is: runs when LEVERET_DEV_KERNEL names a
- * vmlinux with its drivers built in. The lab runs the same cases on Debian's kernel.
+ * vmlinux with its drivers built in. What disks, networks, vsock and the balloon do is shown
+ * in the lab, too, on Debian's kernel (linux-guests.ts).
  */
 import { afterAll, beforeAll, expect } from "bun:test";
 import { existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs";
@@ -27,7 +28,7 @@ import {
 } from "./kit.ts";
 import { linuxGuests } from "./linux-guests.ts";
 
-const { kernelPath, missing, guestTest } = linuxGuests("dev-kernel");
+const { kernelPath, missing, guestTest } = linuxGuests("dev-kernel", [], "development");
 
 let temporary: TemporaryDirectory;
 let rootfs = "";

@@ -1,6 +1,7 @@
 /**
- * `bench boot` inside the lab: the same script with Debian's kernel, run in a lab of
- * its own that is gone afterwards. Times are emulated time; only the ratio speaks.
+ * A benchmark inside the lab: the same script with Debian's kernel, run in a lab of
+ * its own that is gone afterwards. Times are emulated time; only ratios speak. One CPU:
+ * labs with two stall at times (tests/lab/vm.test.ts says when).
  */
 import { join } from "node:path";
 import { z } from "zod";
@@ -22,32 +23,30 @@ const ReportedFigure = z.object({
   spread: z.number(),
 });
 
-/** Throws with the words of what failed: no kernel package, no lab, a failed run. */
-export async function benchBootInLab(
-  rounds: number,
+/** On the lab's own disk, as an agent's machines are. */
+const TMPDIR = "/run/leveret";
+
+/**
+ * The figures of `bench ARGS --kernel … --initrd …`. Throws with the words of what
+ * failed: no kernel package, no lab, a failed run.
+ */
+export async function benchInLab(
+  args: readonly string[],
   say: (line: string) => void,
+  signal: AbortSignal,
 ): Promise<Figure[]> {
   const kernel = kernelPackage();
   const name = `bench-${process.pid}`;
   say("booting a lab");
-  const lab = await startLab({ ...LAB_DEFAULTS, name });
+  const lab = await startLab({ ...LAB_DEFAULTS, cpus: 1, name, signal });
   try {
     let output = "";
     let errors = "";
+    const files = [`--kernel=${kernel.kernelPath}`, `--initrd=${kernel.initrdPath}`];
     const code = await execInLab(lab, {
-      argv: [
-        BUN,
-        join(CHECKOUT, "tests/bench/main.ts"),
-        "boot",
-        "--figure=boot",
-        "--no-idle",
-        `--kernel=${kernel.kernelPath}`,
-        `--initrd=${kernel.initrdPath}`,
-        `--rounds=${rounds}`,
-        "--timeout=300",
-        "--json",
-      ],
-      env: {},
+      argv: [BUN, join(CHECKOUT, "tests/bench/main.ts"), ...args, ...files, "--json"],
+      env: { TMPDIR },
+      signal,
       onOutput: (stream, bytes) => {
         const text = Buffer.from(bytes).toString("utf8");
         if (stream === "stdout") output += text;

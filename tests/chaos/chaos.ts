@@ -55,10 +55,15 @@ export type ChaosResult = {
   restMs: number[];
 };
 
-/** Throws at the first broken promise. */
-export async function runChaos(minutes: number, seed: number, say: Say): Promise<ChaosResult> {
+/** Throws at the first broken promise. When `stop` aborts, the round is the last one. */
+export async function runChaos(
+  minutes: number,
+  seed: number,
+  say: Say,
+  stop: AbortSignal = new AbortController().signal,
+): Promise<ChaosResult> {
   await using chaos = await Chaos.create(seed, say);
-  return await chaos.run(minutes * 60_000);
+  return await chaos.run(minutes * 60_000, stop);
 }
 
 class Chaos implements AsyncDisposable {
@@ -141,13 +146,13 @@ class Chaos implements AsyncDisposable {
     return new Client({ url: this.#random.pick(this.#planes).httpUrl, token: TEST_TOKEN });
   }
 
-  async run(ms: number): Promise<ChaosResult> {
+  async run(ms: number, stop: AbortSignal): Promise<ChaosResult> {
     const end = Date.now() + ms;
     const restMs: number[] = [];
     const watched = this.#watch();
     try {
-      while (Date.now() < end && this.#broken === null)
-        restMs.push(await this.#round(Math.min(end, Date.now() + ROUND_MS)));
+      while (Date.now() < end && this.#broken === null && !stop.aborted)
+        restMs.push(await this.#round(Math.min(end, Date.now() + ROUND_MS), stop));
     } finally {
       this.#over = true;
       await watched;
@@ -157,8 +162,8 @@ class Chaos implements AsyncDisposable {
   }
 
   /** Returns how long it took to come to rest. */
-  async #round(end: number): Promise<number> {
-    const going = (): boolean => Date.now() < end && this.#broken === null;
+  async #round(end: number, stop: AbortSignal): Promise<number> {
+    const going = (): boolean => Date.now() < end && this.#broken === null && !stop.aborted;
     await Promise.all([
       this.#repeat(going, 200, 1_500, () => this.#request()),
       this.#repeat(going, 500, 4_000, () => this.#fault(end)),

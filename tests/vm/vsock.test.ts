@@ -98,31 +98,6 @@ guestTest(
   TIMEOUT_MS,
 );
 
-/** One connection by CONNECT: what comes back for a blob, after the line. */
-async function exchange(path: string, sent: Uint8Array): Promise<Buffer> {
-  const chunks: Uint8Array[] = [];
-  const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
-  let sender: Sender | null = null;
-  await Bun.connect({
-    unix: path,
-    allowHalfOpen: true,
-    socket: {
-      open: (socket) => void socket.write(`CONNECT ${PORT}\n`),
-      data: (socket, chunk) => {
-        chunks.push(Uint8Array.from(chunk));
-        if (sender !== null) return;
-        sender = new Sender(sent);
-        sender.pump(socket);
-      },
-      drain: (socket) => sender?.pump(socket),
-      end: (socket) => void socket.end(),
-      close: () => resolve(Buffer.concat(chunks)),
-      error: (_, error) => reject(error),
-    },
-  });
-  return promise;
-}
-
 guestTest(
   "the host's connections to a guest's listener bring back what they send",
   async () => {
@@ -132,13 +107,11 @@ guestTest(
     await client.reached("running");
     while (!vmm.output().join("").includes("listening")) await Bun.sleep(5);
     const path = join(vmm.directory, VMM_FILES.vsock);
-    const blobs = Array.from({ length: count }, (_, i) => blob(i + 1));
-    const back = await Promise.all(blobs.map((sent) => exchange(path, sent)));
-    for (const [i, got] of back.entries()) {
-      const line = got.indexOf("\n") + 1;
-      expect(got.subarray(0, line).toString()).toMatch(/^OK \d+\n$/);
-      expect(hash(got.subarray(line))).toBe(hash(blobs[i] ?? new Uint8Array(0)));
-    }
+    // Not a socket of Bun's: that of a peer which has closed loses what was not read yet.
+    const program = join(temporary.path, "program-root/program");
+    const argv = [program, "dial", `${count}`, `${PORT}`, `${BLOB_BYTES}`, path];
+    const dial = Bun.spawn(argv, { stdout: "ignore", stderr: "inherit" });
+    expect(await dial.exited).toBe(0);
     expect((await vmm.ended()).status).toMatchObject({ phase: "ended", exitCode: 0 });
   },
   TIMEOUT_MS,

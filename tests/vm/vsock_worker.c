@@ -2,7 +2,9 @@
  * vsock_worker.c - runs in a guest. `workers COUNT PORT BYTES` opens COUNT
  * connections to the host at once; each sends its number and a blob, and checks
  * the blob that it gets meanwhile. `echo COUNT PORT` listens and gives back
- * what COUNT connections send. Ends with 0 when every byte was in its place.
+ * what COUNT connections send. `dial COUNT PORT BYTES PATH` runs on the host:
+ * COUNT connections to that port by way of the socket at PATH, each of which
+ * gets back the blob it sends. Ends with 0 when every byte was in its place.
  */
 #include <linux/vm_sockets.h>
 #include <stdint.h>
@@ -10,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,13 +40,11 @@ static int write_all(int fd, const uint8_t *bytes, size_t len)
 	return 0;
 }
 
-static int send_blob(int fd, uint32_t number, uint32_t bytes)
+static int send_blob(int fd, uint32_t seed, uint32_t bytes)
 {
 	static uint8_t chunk[CHUNK];
-	uint32_t state = number;
+	uint32_t state = seed;
 
-	if (write_all(fd, (const uint8_t *)&number, sizeof(number)) < 0)
-		return 1;
 	for (uint32_t at = 0; at < bytes; at += CHUNK) {
 		uint32_t part = bytes - at < CHUNK ? bytes - at : CHUNK;
 
@@ -88,6 +89,8 @@ static int work(struct sockaddr_vm address, uint32_t number, uint32_t bytes)
 
 	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
 		return 6;
+	if (write_all(fd, (const uint8_t *)&number, sizeof(number)) < 0)
+		return 1;
 	if (fork() == 0)
 		_exit(send_blob(fd, number, bytes));
 	result = check_blob(fd, number + 1000000, bytes);
@@ -125,11 +128,36 @@ static int echo(struct sockaddr_vm address, uint32_t count)
 	return wait_all();
 }
 
+static int dial(const char *path, uint32_t port, uint32_t seed, uint32_t bytes)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	char line[32];
+	int result;
+	size_t len = 0;
+
+	(void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return 11;
+	if (dprintf(fd, "CONNECT %u\n", port) < 0)
+		return 12;
+	do
+		if (len == sizeof(line) || read(fd, line + len, 1) != 1)
+			return 13;
+	while (line[len++] != '\n');
+	if (len < 4 || memcmp(line, "OK ", 3) != 0)
+		return 14;
+	if (fork() == 0)
+		_exit(send_blob(fd, seed, bytes));
+	result = check_blob(fd, seed, bytes);
+	return result != 0 ? result : wait_all();
+}
+
 int main(int argc, char **argv)
 {
 	struct sockaddr_vm address = {.svm_family = AF_VSOCK,
 				      .svm_cid = VMADDR_CID_HOST};
-	uint32_t count;
+	uint32_t count, bytes;
 
 	if (argc < 4)
 		return 64;
@@ -137,9 +165,11 @@ int main(int argc, char **argv)
 	address.svm_port = (uint32_t)strtoul(argv[3], NULL, 10);
 	if (argc == 4)
 		return echo(address, count);
+	bytes = (uint32_t)strtoul(argv[4], NULL, 10);
 	for (uint32_t i = 0; i < count; i++)
 		if (fork() == 0)
-			_exit(work(address, i,
-				   (uint32_t)strtoul(argv[4], NULL, 10)));
+			_exit(argc == 5
+				  ? work(address, i, bytes)
+				  : dial(argv[5], address.svm_port, i, bytes));
 	return wait_all();
 }

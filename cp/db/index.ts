@@ -3,11 +3,12 @@
  * reasons of the error table here and nowhere else.
  */
 import { join } from "node:path";
-import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
+import { drizzle, PostgresJsDatabase, PostgresJsSession } from "drizzle-orm/postgres-js";
 import { migrate } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
 import { LvError } from "../../proto/errors.ts";
 import type { Address } from "./embedded.ts";
+import { QuickDialect } from "./quick-dialect.ts";
 
 type Root = PostgresJsDatabase;
 /** A pool or a transaction: queries take either. */
@@ -73,7 +74,7 @@ export async function openDatabase(
     backoff: (attempt: number) => Math.min(0.05 * 2 ** attempt, 1),
   };
   const sql = connect(where, options);
-  const db = drizzle(prepare ? prepared(sql) : sql);
+  const db = quick(prepare ? prepared(sql) : sql);
   try {
     await bringUpToDate(drizzle(sql));
   } catch (error) {
@@ -83,7 +84,7 @@ export async function openDatabase(
   const relaxed = await openRelaxed(where, options);
   return {
     db,
-    relaxed: relaxed === null ? db : drizzle(prepare ? prepared(relaxed) : relaxed),
+    relaxed: relaxed === null ? db : quick(prepare ? prepared(relaxed) : relaxed),
     transaction: (work) => transact(db, work),
     ping: async () => {
       await sql`select 1`.catch((error: unknown) => {
@@ -99,6 +100,18 @@ export async function openDatabase(
       await Promise.all([sql.end({ timeout: 2 }), relaxed?.end({ timeout: 2 })]);
     },
   };
+}
+
+/** drizzle, with a dialect that writes the same statements in less time. */
+function quick(client: postgres.Sql): Root {
+  // Tells the client to leave dates and JSON to drizzle's columns.
+  drizzle(client);
+  const dialect = new QuickDialect();
+  return new PostgresJsDatabase(
+    dialect,
+    new PostgresJsSession(client, dialect, undefined),
+    undefined,
+  );
 }
 
 /** Null where it is refused: a pooler takes no settings at the start of a session. */

@@ -3,7 +3,7 @@
  * of its own, as main.ts is: what dead processes still promise would fail a test.
  */
 import { PgDialect } from "drizzle-orm/pg-core";
-import { QuickDialect } from "./quick-drizzle.ts";
+import { QuickDialect } from "../../cp/db/quick-dialect.ts";
 import { isDeath } from "./time.ts";
 import { simulate } from "./world.ts";
 

@@ -20,7 +20,7 @@ export const PLANTS: Readonly<Record<string, Bugs>> = {
   idempotency: {
     sql: (sql) =>
       sql.startsWith('insert into "idempotency_keys"')
-        ? sql.replace("on conflict do nothing", 'on conflict do update set "key" = "key"')
+        ? sql.replace(/(on conflict .*) where .*(?= returning)/, "$1")
         : sql,
   },
   /** An op that was sent once is never sent again. */

@@ -23,21 +23,16 @@ export async function claimKey(
   claim: Claim,
 ): Promise<{ requestHash: string; machineId: string } | null> {
   // One that is over is nobody's: the periodic pruning may not have come by yet.
-  await tx
-    .delete(idempotencyKeys)
-    .where(
-      and(
-        eq(idempotencyKeys.projectId, claim.projectId),
-        eq(idempotencyKeys.key, claim.key),
-        expired(),
-      ),
-    );
-  const inserted = await tx
+  const taken = await tx
     .insert(idempotencyKeys)
     .values(claim)
-    .onConflictDoNothing()
+    .onConflictDoUpdate({
+      target: [idempotencyKeys.projectId, idempotencyKeys.key],
+      set: { ...claim, createdAt: sql`now()` },
+      setWhere: expired(),
+    })
     .returning({ key: idempotencyKeys.key });
-  if (inserted.length > 0) return null;
+  if (taken.length > 0) return null;
   const [row] = await tx
     .select({ requestHash: idempotencyKeys.requestHash, machineId: idempotencyKeys.machineId })
     .from(idempotencyKeys)
@@ -45,12 +40,14 @@ export async function claimKey(
   return row ?? null;
 }
 
-export type ReplyKey = Pick<ReplyRow, "projectId" | "key">;
+/** A key, and the request that has taken it. */
+export type HeldKey = Pick<ReplyRow, "projectId" | "key" | "requestId">;
 
 const olderThan = (seconds: number) =>
   lt(idempotencyReplies.createdAt, sql`now() - make_interval(secs => ${seconds})`);
-const named = ({ projectId, key }: ReplyKey) =>
+const named = ({ projectId, key }: Pick<HeldKey, "projectId" | "key">) =>
   and(eq(idempotencyReplies.projectId, projectId), eq(idempotencyReplies.key, key));
+const heldBy = (key: HeldKey) => and(named(key), eq(idempotencyReplies.requestId, key.requestId));
 
 /**
  * Takes the key for a request; null = it is ours. Else what the request that has it
@@ -59,7 +56,7 @@ const named = ({ projectId, key }: ReplyKey) =>
  */
 export async function claimReply(
   tx: Db,
-  claim: ReplyKey & Pick<ReplyRow, "requestHash" | "requestId">,
+  claim: HeldKey & Pick<ReplyRow, "requestHash">,
   abandonedAfterS: number,
 ): Promise<ReplyRow | null> {
   const unanswered = isNull(idempotencyReplies.status);
@@ -79,40 +76,23 @@ export async function claimReply(
 }
 
 /** The request that holds the key is still being handled. */
-export async function renewReply(
-  tx: Db,
-  key: ReplyKey & Pick<ReplyRow, "requestId">,
-): Promise<void> {
+export async function renewReply(tx: Db, key: HeldKey): Promise<void> {
   await tx
     .update(idempotencyReplies)
     .set({ createdAt: sql`now()` })
-    .where(
-      and(
-        named(key),
-        eq(idempotencyReplies.requestId, key.requestId),
-        isNull(idempotencyReplies.status),
-      ),
-    );
+    .where(and(heldBy(key), isNull(idempotencyReplies.status)));
 }
 
 /** Nothing happens when another request has taken the key over. */
 export async function storeReply(
   tx: Db,
-  key: ReplyKey & Pick<ReplyRow, "requestId">,
+  key: HeldKey,
   reply: { status: number; body: Uint8Array },
 ): Promise<void> {
-  await tx
-    .update(idempotencyReplies)
-    .set(reply)
-    .where(and(named(key), eq(idempotencyReplies.requestId, key.requestId)));
+  await tx.update(idempotencyReplies).set(reply).where(heldBy(key));
 }
 
 /** The request failed: the key is nobody's. */
-export async function releaseReply(
-  tx: Db,
-  key: ReplyKey & Pick<ReplyRow, "requestId">,
-): Promise<void> {
-  await tx
-    .delete(idempotencyReplies)
-    .where(and(named(key), eq(idempotencyReplies.requestId, key.requestId)));
+export async function releaseReply(tx: Db, key: HeldKey): Promise<void> {
+  await tx.delete(idempotencyReplies).where(heldBy(key));
 }

@@ -7,6 +7,7 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
 import { type Clock, systemClock } from "../lib/clock.ts";
+import { SHMEM_HUGE_PAGES } from "../lib/shmem-huge-pages.ts";
 import { createLog, type Log } from "../lib/log.ts";
 import { MachineState } from "../proto/gen/leveret/v1/agent_pb.js";
 import type { HostId } from "../proto/ids.ts";
@@ -29,7 +30,7 @@ import { HostKernels, type Kernels } from "./runtime/kernels.ts";
 import { KvmDriver } from "./runtime/kvm-driver.ts";
 import { openBridge } from "./runtime/tap.ts";
 import { lockDirectory } from "./runtime/lock.ts";
-import { allowSharedHugePages, SHMEM_HUGE_PAGES } from "./runtime/shared-huge-pages.ts";
+import { allowSharedHugePages } from "./runtime/shared-huge-pages.ts";
 
 /** How often the disk of the images is looked at; a pull looks for itself. */
 const IMAGE_COLLECT_INTERVAL_MS = 5 * 60_000;

@@ -5,13 +5,12 @@
  * VMM does; everybody else's memory stays as it is. Setting `deny` keeps us off.
  */
 import { readFileSync, writeFileSync } from "node:fs";
+import { settingIn, SHMEM_HUGE_PAGES } from "../../lib/shmem-huge-pages.ts";
 
-export const SHMEM_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-
-/** What is set, of a file like `always advise [never]`; "" = no such kernel. */
+/** "" = no such kernel. */
 export function readSetting(path: string = SHMEM_HUGE_PAGES): string {
   try {
-    return /\[(\w+)\]/.exec(readFileSync(path, "utf8"))?.[1] ?? "";
+    return settingIn(readFileSync(path, "utf8"));
   } catch {
     return ""; // without transparent huge pages there is no file
   }

@@ -2,6 +2,7 @@
 import { existsSync, readdirSync, readFileSync, statfsSync } from "node:fs";
 import { release } from "node:os";
 import { join } from "node:path";
+import { settingIn, SHMEM_HUGE_PAGES } from "../../lib/shmem-huge-pages.ts";
 import { exactly, parse, type Command } from "../command.ts";
 import { out } from "../output.ts";
 import { cacheDir, CHECKOUT, versions } from "../paths.ts";
@@ -19,7 +20,6 @@ export type Check = {
 };
 
 const DISK_NEEDED_MIB = 4096;
-const SHMEM_HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 
 export const command: Command = {
   summary: "say what this machine lacks and how to mend it",
@@ -118,7 +118,7 @@ export function hugepagesCheck(meminfo: string): Check {
 /** Of all machines' memory; an agent turns `never` into `advise`. Exported for tests. */
 export function sharedHugePagesCheck(setting: string): Check {
   const name = "huge pages of guests";
-  const set = /\[(\w+)\]/.exec(setting)?.[1] ?? "";
+  const set = settingIn(setting);
   if (set === "never") return ok(name, "never; an agent sets advise");
   if (set !== "" && set !== "deny") return ok(name, set);
   const detail = set === "" ? "the kernel has none" : "denied: more page faults";

@@ -59,6 +59,13 @@ static int tick(const struct lv_io *io)
 	return wake_ns > now_ns ? (int)((wake_ns - now_ns) / 1000000) + 1 : 0;
 }
 
+static void finish(struct lv_device *device)
+{
+	LV_LOCKED(&device->lock);
+	if (device->ops->finish != NULL)
+		device->ops->finish(device);
+}
+
 /* A device may take a part and kick itself for the rest, within bounds. */
 static void serve_last(struct lv_device *device)
 {
@@ -75,6 +82,7 @@ static void serve_last(struct lv_device *device)
 		for (uint32_t q = 0; q < device->queues; q++)
 			more |= lv_eventfd_drain(device->kick_fd[q]);
 	}
+	finish(device);
 }
 
 /* false = it was the word to stop. */

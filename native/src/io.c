@@ -59,13 +59,6 @@ static int tick(const struct lv_io *io)
 	return wake_ns > now_ns ? (int)((wake_ns - now_ns) / 1000000) + 1 : 0;
 }
 
-static void finish(struct lv_device *device)
-{
-	LV_LOCKED(&device->lock);
-	if (device->ops->finish != NULL)
-		device->ops->finish(device);
-}
-
 /* A device may take a part and kick itself for the rest, within bounds. */
 static void serve_last(struct lv_device *device)
 {
@@ -82,7 +75,6 @@ static void serve_last(struct lv_device *device)
 		for (uint32_t q = 0; q < device->queues; q++)
 			more |= lv_eventfd_drain(device->kick_fd[q]);
 	}
-	finish(device);
 }
 
 /* false = it was the word to stop. */
@@ -162,12 +154,21 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 	return error;
 }
 
+static void finish(struct lv_device *device)
+{
+	LV_LOCKED(&device->lock);
+	if (device->ops->finish != NULL)
+		device->ops->finish(device);
+}
+
 void lv_io_stop(struct lv_io *io)
 {
 	if (io->running) {
 		lv_eventfd_signal(io->stop_fd);
 		(void)pthread_join(io->thread, NULL);
 	}
+	for (uint32_t i = 0; i < io->count; i++)
+		finish(io->devices[i]);
 	(void)close(io->stop_fd);
 	(void)close(io->epoll_fd);
 }

@@ -230,7 +230,7 @@ static void what_the_guest_sent_before_it_closed_arrives(uint16_t op)
 
 enum gone { DRIVER_RESETS, VM_STOPS };
 
-/* As what the I/O thread does at the end of the VM, without its thread. */
+/* As lv_io_stop. */
 static void finish(struct net *n)
 {
 	LV_LOCKED(&n->w.device->lock);

@@ -270,6 +270,7 @@ export const SYSCALL = {
   setdomainname: 171,
   sethostname: 170,
   setns: 308,
+  setsockopt: 54,
   settimeofday: 164,
   shutdown: 48,
   socket: 41,
@@ -304,5 +305,6 @@ export const KERNEL = {
   SECCOMP_RET_ERRNO: 327680,
   SECCOMP_RET_KILL_PROCESS: 2147483648,
   SECCOMP_RET_TRAP: 196608,
+  SO_SNDBUF: 7,
   TUNSETOFFLOAD: 1074025680,
 } as const;

@@ -240,8 +240,8 @@ static void print_numbers(void)
 	C(pwritev) C(pwritev2) C(quotactl) C(read) C(readv) C(reboot) \
 	C(recvfrom) C(recvmsg) C(request_key) C(restart_syscall) \
 	C(rt_sigprocmask) C(rt_sigreturn) C(sched_yield) C(sendmsg) \
-	C(sendto) C(setdomainname) C(sethostname) C(setns) C(settimeofday) \
-	C(shutdown) C(socket) C(socketpair) C(swapoff) C(swapon) C(syslog) \
+	C(sendto) C(setdomainname) C(sethostname) C(setns) C(setsockopt) \
+	C(settimeofday) C(shutdown) C(socket) C(socketpair) C(swapoff) C(swapon) C(syslog) \
 	C(tgkill) C(timerfd_settime) C(umount2) C(unlink) C(unshare) \
 	C(userfaultfd) C(vfork) C(write) C(writev)
 /* clang-format on */
@@ -271,6 +271,7 @@ static void print_seccomp(void)
 	KERNEL(SECCOMP_RET_ERRNO);
 	KERNEL(SECCOMP_RET_KILL_PROCESS);
 	KERNEL(SECCOMP_RET_TRAP);
+	KERNEL(SO_SNDBUF);
 	KERNEL(TUNSETOFFLOAD);
 	CLOSE();
 }

@@ -58,8 +58,19 @@ describe("the kernel of a machine", () => {
   });
 
   test("is the configured one when there is one", async () => {
-    const chosen = await kernels({ kernelPath: at("outside"), initrdPath: null }).resolve(NONE);
-    expect(chosen).toEqual({ kernelPath: at("outside"), initrdPath: null, kernelArgs: "" });
+    const files = { kernelPath: at("outside"), initrdPath: at("allowed/initrd") };
+    expect(await kernels(files).resolve(NONE)).toEqual({ ...files, kernelArgs: "" });
+  });
+
+  test("needs an initramfs: LEVERET_KERNEL alone is refused, unless the machine has its own", async () => {
+    const alone = kernels({ kernelPath: at("outside") });
+    for (const wishes of [NONE, { ...NONE, kernelPath: at("allowed/vmlinux") }]) {
+      const error = await failure(alone.resolve(wishes));
+      expect(error.reason).toBe("KERNEL_NOT_FOUND");
+      expect(error.message).toContain("set LEVERET_INITRD beside LEVERET_KERNEL");
+    }
+    const own = await alone.resolve({ ...NONE, initrdPath: at("allowed/initrd") });
+    expect(own.initrdPath).toBe(at("allowed/initrd"));
   });
 
   test("is the machine's own, ELF or bzImage, with the host's initramfs", async () => {

@@ -44,14 +44,14 @@ export class HostKernels implements Kernels {
     if (wishes.kernelPath !== "") {
       const kernelPath = await this.#allowed("Kernel", wishes.kernelPath);
       await checkKernel(kernelPath, wishes.kernelPath);
-      return { kernelPath, initrdPath, kernelArgs };
+      return complete({ kernelPath, initrdPath, kernelArgs });
     }
     if (fallback === null)
       throw new LvError(
         "KERNEL_NOT_FOUND",
         "This host has no guest kernel: run `lev kernel` on it, or set LEVERET_KERNEL",
       );
-    return { kernelPath: fallback.kernelPath, initrdPath, kernelArgs };
+    return complete({ kernelPath: fallback.kernelPath, initrdPath, kernelArgs });
   }
 
   async #default(): Promise<KernelPackage | null> {
@@ -80,6 +80,15 @@ export class HostKernels implements Kernels {
     }
     throw refused;
   }
+}
+
+/** Without an initramfs Linux looks for a root file system, finds none and panics. */
+function complete(chosen: ChosenKernel): ChosenKernel {
+  if (chosen.initrdPath !== null) return chosen;
+  throw new LvError(
+    "KERNEL_NOT_FOUND",
+    `Kernel "${chosen.kernelPath}" has no initramfs, where the guest's init is: set LEVERET_INITRD beside LEVERET_KERNEL on this host, or make a package of both with \`lev kernel\``,
+  );
 }
 
 const HEADER_BYTES = 0x206;

@@ -1,7 +1,10 @@
 import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { GUEST_ERROR, GUEST_FRAME } from "../../proto/guest.ts";
 import { encodeFrame } from "./frames.ts";
-import { type GuestHandler, GuestProtocol, printable } from "./guest-channel.ts";
+import { type GuestHandler, GuestProtocol, listenForGuest, printable } from "./guest-channel.ts";
 
 function words(...values: number[]): Uint8Array {
   return new Uint8Array(Uint32Array.from(values).buffer);
@@ -16,7 +19,7 @@ const failed = encodeFrame(
   new Uint8Array(Buffer.concat([words(GUEST_ERROR.execNotFound), Buffer.from("no\x1b[2Jsuch")])),
 );
 
-function record(): { calls: string[]; protocol: GuestProtocol } {
+function record(): { calls: string[]; protocol: GuestProtocol; handler: GuestHandler } {
   const calls: string[] = [];
   const handler: GuestHandler = {
     hello: (us) => calls.push(`hello ${us}`),
@@ -26,9 +29,9 @@ function record(): { calls: string[]; protocol: GuestProtocol } {
     error: (kind, message) => calls.push(`error ${kind} ${message}`),
     log: (line) => calls.push(`log ${line}`),
     broken: () => undefined,
-    closed: () => undefined,
+    closed: () => calls.push("closed"),
   };
-  return { calls, protocol: new GuestProtocol(handler) };
+  return { calls, protocol: new GuestProtocol(handler), handler };
 }
 
 test("a run in order reaches the handler in order", () => {
@@ -83,4 +86,28 @@ test("control characters never pass", () => {
     "a ]0;x b c",
   );
   expect(printable(new Uint8Array(1000).fill(0x61), 10)).toHaveLength(10);
+});
+
+test("a channel is drained when all that was sent before its close has been handed on", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "leveret-channel-"));
+  const path = join(directory, "guest.sock");
+  const { calls, handler } = record();
+  const running = Promise.withResolvers<void>();
+  const channel = listenForGuest(path);
+  channel.serve({ ...handler, started: () => running.resolve() });
+  await channel.drained(); // nobody is there
+  const guest = await Bun.connect({ unix: path, socket: { data: () => undefined } });
+  guest.write(Buffer.concat([hello, started]));
+  await running.promise;
+  // In one turn of the loop, so that nothing of it has been read when drained is asked.
+  const frames = Buffer.concat(Array<Uint8Array>(2_000).fill(out));
+  expect(guest.write(frames)).toBe(frames.length);
+  guest.write(exit);
+  guest.terminate();
+  expect(calls).toEqual(["hello 5000"]);
+  await channel.drained();
+  expect(calls.filter((call) => call === "stdout 2")).toHaveLength(2_000);
+  expect(calls.slice(-2)).toEqual(["exit 7 0", "closed"]);
+  channel.close();
+  rmSync(directory, { recursive: true });
 });

@@ -112,6 +112,8 @@ export type GuestChannel = {
   serve(handler: GuestHandler): void;
   /** False when there is no guest or it does not read. */
   send(frame: Uint8Array): boolean;
+  /** Once the VM has stopped: resolves when all that its guest sent has been handed on. */
+  drained(): Promise<void>;
   close(): void;
 };
 
@@ -123,6 +125,7 @@ export function listenForGuest(path: string): GuestChannel {
   let active: Connection | null = null;
   let taken = false;
   let over = false;
+  const gone = Promise.withResolvers<void>();
   // A second connection keeps the undefined data that Bun begins with.
   const listener = Bun.listen<Connection | undefined>({
     unix: path,
@@ -151,7 +154,9 @@ export function listenForGuest(path: string): GuestChannel {
         socket.data?.writer.flush();
       },
       close(socket) {
-        if (socket.data === undefined || over) return;
+        if (socket.data === undefined) return;
+        gone.resolve();
+        if (over) return;
         active = null;
         over = true;
         handler?.closed();
@@ -165,6 +170,7 @@ export function listenForGuest(path: string): GuestChannel {
       handler = next;
     },
     send: (frame) => active?.writer.send(frame) ?? false,
+    drained: () => (active === null ? Promise.resolve() : gone.promise),
     close: () => {
       over = true;
       listener.stop(true);

@@ -161,7 +161,10 @@ class MachineProcess {
       setBalloon: (bytes) => vm.setBalloon(indexOf(devices, "balloon"), bytes),
       resumeVm: () => vm.resume(),
       pressPower: () => vm.pulse(BUTTON_GSI),
-      stopVm: () => vm.stop(),
+      stopVm: (whenDrained) => {
+        vm.stop();
+        void (this.#channel?.drained() ?? Promise.resolve()).then(whenDrained);
+      },
       changed: (state) => this.#change(state),
       log: this.#log,
     });

@@ -31,6 +31,10 @@ function world() {
   const it = {
     nowMs: 10,
     stops: 0,
+    /** The channel still has output of the guest when the VM stops, until `drained`. */
+    holdsOutput: false,
+    drained: (): void => undefined,
+    output: "",
     vm: [] as string[],
     console: "",
     sent,
@@ -66,7 +70,7 @@ function world() {
       else sent.push(`signal ${view.getUint32(8, true)}`);
       return true;
     },
-    appendOutput: () => undefined,
+    appendOutput: (_stream, data) => (it.output += new TextDecoder().decode(data)),
     lastConsoleLine: () => it.console,
     pauseVm: () => {
       it.vm.push("pause");
@@ -75,7 +79,11 @@ function world() {
     setBalloon: (bytes) => it.vm.push(`balloon ${bytes}`),
     resumeVm: () => it.vm.push("resume"),
     pressPower: () => it.vm.push("power button"),
-    stopVm: () => (it.stops += 1),
+    stopVm: (done) => {
+      it.stops += 1;
+      it.drained = done;
+      if (!it.holdsOutput) done();
+    },
     changed: (state) => states.push(state),
     log: () => undefined,
   });
@@ -286,6 +294,26 @@ test("a channel that closes and a guest that stays: the channel is what there is
   exited.run.vmEvent(event("reset"));
   expect(exited.run.state).toMatchObject({ phase: "ended", exitCode: 4 });
   expect(exited.run.state.reason).toBeUndefined();
+});
+
+test("the end is announced after the last of the guest's output, and nothing comes between", () => {
+  const it = world();
+  it.holdsOutput = true;
+  it.run.hello();
+  it.run.started();
+  it.run.vmEvent(event("power_off"));
+  it.run.vmEvent(event("reset"));
+  it.run.output("stdout", new TextEncoder().encode("last words"));
+  it.run.exit(7, 0);
+  expect(it.run.request(stop)).toMatchObject({ reason: "STATE_CONFLICT" });
+  expect(phases(it.states)).toEqual(["booting", "running"]);
+  it.drained();
+  expect(it.run.state).toMatchObject({
+    phase: "ended",
+    message: "The guest powered off before its process ended",
+  });
+  expect([it.output, it.stops, it.timers.length]).toEqual(["last words", 1, 0]);
+  expect(phases(it.states)).toEqual(["booting", "running", "ended"]);
 });
 
 test("a guest that breaks its init's protocol is ended at once", () => {

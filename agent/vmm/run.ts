@@ -19,7 +19,7 @@
  * closes before EXIT, which is a sign and no cause: a kernel that powers off or reboots
  * resets its devices first. How the guest goes then is what the status says.
  * `ended` is announced after the VM has been stopped, so nothing touches its disks any
- * more.
+ * more, and after the last of the guest's output has been taken.
  */
 import { GUEST_ERROR } from "../../proto/guest.ts";
 import type { Reason } from "../../proto/errors.ts";
@@ -65,7 +65,8 @@ export type RunPorts = {
   resumeVm(): void;
   /** The guest's ACPI power button. */
   pressPower(): void;
-  stopVm(): void;
+  /** Calls back, once, when what the guest had sent by then was handed to this run. */
+  stopVm(whenDrained: () => void): void;
   /** Called at each change, after which `state` is the new one. */
   changed(state: RunState): void;
   log(line: string): void;
@@ -82,6 +83,8 @@ export class Run implements GuestHandler {
   #end: End | null = null;
   /** `#end` is that of a closed channel: the guest's own end, should it come, replaces it. */
   #endIsGuess = false;
+  /** No guest is left, though its last output may be on its way. */
+  #isStopped = false;
   #cancelInit: () => void;
   #cancelStop: () => void = () => undefined;
   #cancelPowerOff: () => void = () => undefined;
@@ -204,7 +207,7 @@ export class Run implements GuestHandler {
 
   /** Null = done. Repeating a stop replaces its time-out. */
   request(request: VmmRequest): Refusal | null {
-    const refusal = refuse(request.action, this.#state.phase);
+    const refusal = refuse(request.action, this.#isStopped ? "ended" : this.#state.phase);
     if (refusal !== null) return { reason: "STATE_CONFLICT", message: refusal };
     switch (request.action) {
       case "status":
@@ -329,16 +332,18 @@ export class Run implements GuestHandler {
   }
 
   #finish(end: End): void {
-    if (this.#state.phase === "ended") return;
+    if (this.#isStopped) return;
+    this.#isStopped = true;
     for (const cancel of [this.#cancelInit, this.#cancelStop, this.#cancelPowerOff]) cancel();
     this.#end ??= end;
-    this.#ports.stopVm();
-    this.#change({
-      ...this.#state,
-      phase: "ended",
-      endedAtMs: this.#ports.now(),
-      ...this.#end,
-    });
+    this.#ports.stopVm(() =>
+      this.#change({
+        ...this.#state,
+        phase: "ended",
+        endedAtMs: this.#ports.now(),
+        ...this.#end,
+      }),
+    );
   }
 
   #change(state: RunState): void {

@@ -67,6 +67,8 @@ const CASES: [string, number, number[], string, string, string][] = [
   ["an internet socket", SYSCALL.socket, [2, 1], "trap", "trap", "trap"],
   // The kernel looks at an int only, and so must the filter.
   ["a socket with high bits", SYSCALL.socket, [2 ** 32 + 2, 1], "trap", "trap", "trap"],
+  ["SO_SNDBUF", SYSCALL.setsockopt, [-1, 1, KERNEL.SO_SNDBUF], "allow", "allow", "allow"],
+  ["another option", SYSCALL.setsockopt, [-1, 1, KERNEL.SO_SNDBUF + 1], "trap", "trap", "allow"],
   ["plain memory", SYSCALL.mmap, [0, 0, READ], "allow", "allow", "allow"],
   ["executable memory", SYSCALL.mmap, [0, 0, READ_EXEC], "trap", "trap", "allow"],
   ["mprotect", SYSCALL.mprotect, [0, 0, READ_EXEC], "trap", "trap", "allow"],

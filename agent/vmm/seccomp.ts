@@ -85,6 +85,8 @@ const whole = (call: Syscall, arg: number, values: readonly number[]): Rule => (
 });
 
 const UNIX_SOCKETS = whole("socket", 0, [KERNEL.AF_UNIX]);
+/** Room for what a guest that is gone left for its host's readers. */
+const SEND_ROOM = whole("setsockopt", 2, [KERNEL.SO_SNDBUF]);
 const PLAIN_MEMORY: readonly Rule[] = (["mmap", "mprotect"] as const).map((call) => ({
   call,
   arg: 2,
@@ -115,6 +117,7 @@ export const POLICIES: Record<keyof Filters, Policy> = {
       // First, since it is what nearly every call is.
       whole("ioctl", 1, [KERNEL.KVM_RUN, KERNEL.TUNSETOFFLOAD]),
       { calls: BOTH, verdict: ALLOW },
+      SEND_ROOM,
       ...PLAIN_MEMORY,
     ],
     otherwise: TRAP,
@@ -124,6 +127,7 @@ export const POLICIES: Record<keyof Filters, Policy> = {
       whole("ioctl", 1, [KERNEL.TUNSETOFFLOAD]),
       { calls: [...BOTH, ...IO_ONLY], verdict: ALLOW },
       UNIX_SOCKETS,
+      SEND_ROOM,
       ...PLAIN_MEMORY,
     ],
     otherwise: TRAP,

@@ -14,7 +14,7 @@ bool lv_cmdline_has(const char *cmdline, const char *word)
 
 	while ((at = strstr(at, word)) != NULL) {
 		if ((at == cmdline || separator(at[-1])) &&
-		    separator(at[length]))
+		    (separator(at[length]) || at[length] == ','))
 			return true;
 		at += length;
 	}

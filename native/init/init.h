@@ -36,7 +36,8 @@ struct lv_error {
 int lv_fail(struct lv_error *error, uint32_t code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* cmdline.c: true when the word stands alone in a kernel command line. */
+/* cmdline.c: true when the word stands alone in a kernel command line, or
+ * with options behind a comma, as those of console=. */
 bool lv_cmdline_has(const char *cmdline, const char *word);
 
 /* modules.c */

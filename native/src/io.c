@@ -154,12 +154,21 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 	return error;
 }
 
+static void finish(struct lv_device *device)
+{
+	LV_LOCKED(&device->lock);
+	if (device->ops->finish != NULL)
+		device->ops->finish(device);
+}
+
 void lv_io_stop(struct lv_io *io)
 {
 	if (io->running) {
 		lv_eventfd_signal(io->stop_fd);
 		(void)pthread_join(io->thread, NULL);
 	}
+	for (uint32_t i = 0; i < io->count; i++)
+		finish(io->devices[i]);
 	(void)close(io->stop_fd);
 	(void)close(io->epoll_fd);
 }

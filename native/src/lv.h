@@ -210,6 +210,9 @@ struct lv_device_ops {
 	void (*tick)(struct lv_device *device);
 	/* Finish what the host works on. NULL when nothing is. Any thread. */
 	void (*settle)(struct lv_device *device);
+	/* The guest is gone and what it sent was served: nothing follows. JS
+	 * thread, after the I/O thread. NULL when there is nothing to do. */
+	void (*finish)(struct lv_device *device);
 	/* The driver reset the device: forget all guest state. Any thread.
 	 * NULL when there is none. */
 	void (*reset)(struct lv_device *device);

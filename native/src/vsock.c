@@ -79,6 +79,7 @@ void lv_conn_drop_buf(struct lv_conn *conn)
 
 static void close_host(struct lv_conn *conn)
 {
+	lv_vsock_flush_last(conn);
 	if (conn->fd >= 0)
 		(void)close(conn->fd);
 	conn->fd = -1;
@@ -474,6 +475,7 @@ const struct lv_device_ops lv_vsock_ops = {
     .notify = notify,
     .poll = poll_host,
     .tick = tick,
+    .finish = reset,
     .reset = reset,
     .destroy = destroy,
 };

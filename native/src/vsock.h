@@ -17,7 +17,8 @@
  * Flow control, both ways by credit (virtio 1.2, 5.10.6.3): the guest may have
  * LV_VSOCK_BUF bytes here that the host's reader has not taken; we send no more
  * than the guest said it has room for. So a slow end stops the other one and
- * nothing is dropped.
+ * nothing is dropped. When the guest is gone, or has reset the device, what
+ * still waits here goes into the sockets at once (lv_vsock_flush_last).
  */
 #ifndef LV_VSOCK_H
 #define LV_VSOCK_H
@@ -119,6 +120,9 @@ int lv_vsock_dial(const struct lv_vsock *vsock, uint32_t port);
 void lv_vsock_host_events(struct lv_vsock *vsock);
 /* The guest accepted: tells the host. */
 void lv_vsock_accepted(struct lv_conn *conn);
+/* No more comes and the socket closes: it gets room for what waits, and the
+ * reader finds that there, however late it comes. */
+void lv_vsock_flush_last(struct lv_conn *conn);
 /* Hands len bytes of the chain to the host or keeps them; there is room for
  * them. */
 void lv_vsock_deliver(struct lv_conn *conn, const struct lv_chain *chain,

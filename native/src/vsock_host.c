@@ -9,6 +9,7 @@
  * close a connection that another of the same batch would name.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -80,6 +81,17 @@ static void flush(struct lv_conn *conn)
 	}
 	if (conn->buf_len == 0)
 		lv_conn_drop_buf(conn);
+}
+
+void lv_vsock_flush_last(struct lv_conn *conn)
+{
+	int most = INT_MAX; /* the kernel makes it twice the host's bound */
+
+	if (conn->buf_len == 0)
+		return;
+	(void)setsockopt(conn->fd, SOL_SOCKET, SO_SNDBUF, &most, sizeof(most));
+	flush(conn);
+	LV_COUNT(&conn->vsock->device, dropped, conn->buf_len);
 }
 
 void lv_vsock_deliver(struct lv_conn *conn, const struct lv_chain *chain,

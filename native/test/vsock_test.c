@@ -228,6 +228,49 @@ static void what_the_guest_sent_before_it_closed_arrives(uint16_t op)
 	stop(&n);
 }
 
+enum gone { DRIVER_RESETS, VM_STOPS };
+
+/* As lv_io_stop. */
+static void finish(struct net *n)
+{
+	LV_LOCKED(&n->w.device->lock);
+	n->w.device->ops->finish(n->w.device);
+}
+
+static void what_waited_when_the_guest_went_arrives(enum gone gone)
+{
+	static uint8_t chunk[32768], back[65536];
+	const struct lv_conn *conn;
+	struct net n;
+	uint32_t sent = 0, got_bytes = 0, len;
+	int listener, fd;
+	ssize_t got;
+
+	start(&n);
+	listener = listen_on(&n, 1024);
+	fd = open_by_guest(&n, listener);
+	unlisten(&n, listener, 1024);
+	conn = ((struct lv_vsock *)n.w.device)->conn;
+	/* Until the socket is full and as much waits in the device as may. */
+	while ((len = LV_VSOCK_BUF - conn->buf_len) > 0) {
+		len = (uint32_t)lv_min(len, sizeof(chunk));
+		guest_writes(&n, 5000, 1024, chunk, len);
+		sent += len;
+	}
+	if (gone == VM_STOPS)
+		finish(&n);
+	else
+		set_status(&n.w, 0);
+	while ((got = recv(fd, back, sizeof(back), MSG_DONTWAIT)) > 0)
+		got_bytes += (uint32_t)got;
+	CHECK(got == 0);
+	CHECK(got_bytes == sent);
+	(void)close(fd);
+	if (gone == DRIVER_RESETS)
+		ready(&n);
+	stop(&n);
+}
+
 int main(void)
 {
 	v5_10_6_guest_connects_and_both_speak();
@@ -241,5 +284,7 @@ int main(void)
 	what_the_host_wrote_before_it_closed_arrives();
 	what_the_guest_sent_before_it_closed_arrives(SHUTDOWN);
 	what_the_guest_sent_before_it_closed_arrives(RST);
+	what_waited_when_the_guest_went_arrives(DRIVER_RESETS);
+	what_waited_when_the_guest_went_arrives(VM_STOPS);
 	return 0;
 }

@@ -2,11 +2,14 @@
  * vsock_worker.c - runs in a guest. `workers COUNT PORT BYTES` opens COUNT
  * connections to the host at once; each sends its number and a blob, and checks
  * the blob that it gets meanwhile. `echo COUNT PORT` listens and gives back
- * what COUNT connections send. `dial COUNT PORT BYTES PATH` runs on the host:
- * COUNT connections to that port by way of the socket at PATH, each of which
- * gets back the blob it sends. Ends with 0 when every byte was in its place.
+ * what COUNT connections send. `pour COUNT PORT` opens COUNT connections to the
+ * host, sends on each as long as it is taken and says how much that was. `dial
+ * COUNT PORT BYTES PATH` runs on the host: COUNT connections to that port by
+ * way of the socket at PATH, each of which gets back the blob it sends. Ends
+ * with 0 when every byte was in its place.
  */
 #include <linux/vm_sockets.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +19,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHUNK 30000
+#define CHUNK	 30000
+#define STUCK_MS 300
 
 /* The test's own generator makes the same bytes. */
 static void fill(uint32_t *state, uint8_t *bytes, size_t len)
@@ -128,6 +132,31 @@ static int echo(struct sockaddr_vm address, uint32_t count)
 	return wait_all();
 }
 
+/* The host does not read: what it has room for is the end of it. */
+static int pour(struct sockaddr_vm address)
+{
+	static uint8_t chunk[CHUNK];
+	int fd = socket(AF_VSOCK, SOCK_STREAM, 0);
+	struct pollfd room = {.fd = fd, .events = POLLOUT};
+	uint32_t state = 0, total = 0;
+	size_t at = CHUNK;
+
+	if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return 6;
+	while (poll(&room, 1, STUCK_MS) == 1) {
+		ssize_t done;
+
+		if (at == CHUNK)
+			fill(&state, chunk, CHUNK);
+		at %= CHUNK;
+		done = send(fd, chunk + at, CHUNK - at, MSG_DONTWAIT);
+		at += done > 0 ? (size_t)done : 0;
+		total += done > 0 ? (uint32_t)done : 0;
+	}
+	(void)printf("%u\n", total);
+	return fflush(stdout) == 0 ? 0 : 1;
+}
+
 static int dial(const char *path, uint32_t port, uint32_t seed, uint32_t bytes)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -163,12 +192,13 @@ int main(int argc, char **argv)
 		return 64;
 	count = (uint32_t)strtoul(argv[2], NULL, 10);
 	address.svm_port = (uint32_t)strtoul(argv[3], NULL, 10);
-	if (argc == 4)
+	if (strcmp(argv[1], "echo") == 0)
 		return echo(address, count);
-	bytes = (uint32_t)strtoul(argv[4], NULL, 10);
+	bytes = argc > 4 ? (uint32_t)strtoul(argv[4], NULL, 10) : 0;
 	for (uint32_t i = 0; i < count; i++)
 		if (fork() == 0)
-			_exit(argc == 5
+			_exit(argc == 4 ? pour(address)
+			      : argc == 5
 				  ? work(address, i, bytes)
 				  : dial(argv[5], address.svm_port, i, bytes));
 	return wait_all();

@@ -2,7 +2,7 @@
  * Printed by native/abi_gen.c from leveret.h; made by `bun native/build.ts --abi`.
  * Offsets and sizes in bytes.
  */
-export const ABI_VERSION = 2;
+export const ABI_VERSION = 3;
 export const MAX_VCPUS = 32;
 export const MAX_DEVICES = 16;
 export const MAX_REGIONS = 4;
@@ -54,17 +54,18 @@ export const EVENT_KIND = {
   hostFailed: 6,
 } as const;
 export const VM_CONFIG = {
-  bytes: 48,
+  bytes: 56,
   size: 0,
   vcpus: 4,
   memoryBytes: 8,
   lowLimit: 16,
   highBase: 24,
-  flags: 32,
-  powerPort: 36,
-  debugPort: 38,
-  powerOff: 40,
-  reset: 41,
+  deviceBase: 32,
+  flags: 40,
+  powerPort: 44,
+  debugPort: 46,
+  powerOff: 48,
+  reset: 49,
 } as const;
 export const REGION = {
   bytes: 24,
@@ -81,16 +82,15 @@ export const SERIAL_CONFIG = {
   outLimit: 16,
 } as const;
 export const BLK_CONFIG = {
-  bytes: 88,
+  bytes: 80,
   size: 0,
   gsi: 4,
-  base: 8,
-  fd: 16,
-  flags: 20,
-  capacity: 24,
-  id: 32,
-  queues: 52,
-  limit: 56,
+  fd: 8,
+  flags: 12,
+  capacity: 16,
+  id: 24,
+  queues: 44,
+  limit: 48,
 } as const;
 export const BLK_ID_BYTES = 20;
 export const LIMIT = {
@@ -101,24 +101,22 @@ export const LIMIT = {
   opsBurst: 24,
 } as const;
 export const NET_CONFIG = {
-  bytes: 200,
+  bytes: 192,
   size: 0,
   gsi: 4,
-  base: 8,
-  fd: 16,
-  flags: 20,
-  rx: 24,
-  tx: 56,
-  mac: 88,
-  mtu: 94,
-  name: 96,
+  fd: 8,
+  flags: 12,
+  rx: 16,
+  tx: 48,
+  mac: 80,
+  mtu: 86,
+  name: 88,
 } as const;
 export const NET_NAME_BYTES = 104;
 export const BALLOON_CONFIG = {
-  bytes: 16,
+  bytes: 8,
   size: 0,
   gsi: 4,
-  base: 8,
 } as const;
 export const BALLOON_STATS = {
   bytes: 96,
@@ -127,26 +125,23 @@ export const BALLOON_STATS = {
   guest: 16,
 } as const;
 export const CONSOLE_CONFIG = {
-  bytes: 32,
+  bytes: 24,
   size: 0,
   gsi: 4,
-  base: 8,
-  outFd: 16,
-  outLimit: 24,
+  outFd: 8,
+  outLimit: 16,
 } as const;
 export const RNG_CONFIG = {
-  bytes: 16,
+  bytes: 8,
   size: 0,
   gsi: 4,
-  base: 8,
 } as const;
 export const VSOCK_CONFIG = {
-  bytes: 128,
+  bytes: 120,
   size: 0,
   gsi: 4,
-  base: 8,
-  guestCid: 16,
-  path: 24,
+  guestCid: 8,
+  path: 16,
 } as const;
 export const VSOCK_PATH_BYTES = 104;
 export const EVENT = {

@@ -56,6 +56,7 @@ static void print_configs(void)
 	FIELD(lv_vm_config, memory_bytes);
 	FIELD(lv_vm_config, low_limit);
 	FIELD(lv_vm_config, high_base);
+	FIELD(lv_vm_config, device_base);
 	FIELD(lv_vm_config, flags);
 	FIELD(lv_vm_config, power_port);
 	FIELD(lv_vm_config, debug_port);
@@ -81,7 +82,6 @@ static void print_devices(void)
 	OPEN("BLK_CONFIG", lv_blk_config);
 	FIELD(lv_blk_config, size);
 	FIELD(lv_blk_config, gsi);
-	FIELD(lv_blk_config, base);
 	FIELD(lv_blk_config, fd);
 	FIELD(lv_blk_config, flags);
 	/* "bytes" is taken by the struct's own size. */
@@ -101,7 +101,6 @@ static void print_devices(void)
 	OPEN("NET_CONFIG", lv_net_config);
 	FIELD(lv_net_config, size);
 	FIELD(lv_net_config, gsi);
-	FIELD(lv_net_config, base);
 	FIELD(lv_net_config, fd);
 	FIELD(lv_net_config, flags);
 	FIELD(lv_net_config, rx);
@@ -114,7 +113,6 @@ static void print_devices(void)
 	OPEN("BALLOON_CONFIG", lv_balloon_config);
 	FIELD(lv_balloon_config, size);
 	FIELD(lv_balloon_config, gsi);
-	FIELD(lv_balloon_config, base);
 	CLOSE();
 	OPEN("BALLOON_STATS", lv_balloon_stats);
 	FIELD(lv_balloon_stats, target_pages);
@@ -124,19 +122,16 @@ static void print_devices(void)
 	OPEN("CONSOLE_CONFIG", lv_console_config);
 	FIELD(lv_console_config, size);
 	FIELD(lv_console_config, gsi);
-	FIELD(lv_console_config, base);
 	FIELD(lv_console_config, out_fd);
 	FIELD(lv_console_config, out_limit);
 	CLOSE();
 	OPEN("RNG_CONFIG", lv_rng_config);
 	FIELD(lv_rng_config, size);
 	FIELD(lv_rng_config, gsi);
-	FIELD(lv_rng_config, base);
 	CLOSE();
 	OPEN("VSOCK_CONFIG", lv_vsock_config);
 	FIELD(lv_vsock_config, size);
 	FIELD(lv_vsock_config, gsi);
-	FIELD(lv_vsock_config, base);
 	FIELD(lv_vsock_config, guest_cid);
 	FIELD(lv_vsock_config, path);
 	CLOSE();

@@ -7,6 +7,8 @@ export type VmConfig = {
   /** RAM up to this gpa is region 0; the rest starts at highBase. */
   lowLimit: number;
   highBase: number;
+  /** The registers of the devices, a page each in the order of their making. */
+  deviceBase: number;
   /** ACPI's sleep and reset registers; a guest can only end by i8042 when left out. */
   power?: PowerConfig;
   /** Each byte written there becomes a "debug" event. */
@@ -29,10 +31,9 @@ export type SerialConfig = {
   outLimit: number;
 };
 /** outFd and outLimit as the serial port's. */
-export type ConsoleConfig = { base: number; gsi: number; outFd: number; outLimit: number };
+export type ConsoleConfig = { gsi: number; outFd: number; outLimit: number };
 export type PowerConfig = { port: number; powerOff: number; reset: number };
 export type BlkConfig = {
-  base: number;
   gsi: number;
   /** Duplicated by the shim. */
   fd: number;
@@ -52,7 +53,6 @@ export type Limit = {
   opsBurst?: number;
 };
 export type NetConfig = {
-  base: number;
   gsi: number;
   /** A TAP interface's name or the path of a user-mode stack's socket. */
   kind: "tap" | "socket";
@@ -65,12 +65,12 @@ export type NetConfig = {
   rx: Limit;
   tx: Limit;
 };
-export type BalloonConfig = { base: number; gsi: number };
+export type BalloonConfig = { gsi: number };
 /** Bytes; the guest's are as of the call before, which asked it for new ones. */
 export type BalloonStats = { target: number; actual: number; free: number; available: number };
-export type RngConfig = { base: number; gsi: number };
+export type RngConfig = { gsi: number };
 /** `path` is at most 103 bytes; a port whose `<path>_<port>` passes 107 is refused to the guest. */
-export type VsockConfig = { base: number; gsi: number; guestCid: number; path: string };
+export type VsockConfig = { gsi: number; guestCid: number; path: string };
 
 export type VmEventKind =
   "power_off" | "reset" | "debug" | "vcpu_failed" | "device_failed" | "host_failed";

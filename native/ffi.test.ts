@@ -19,6 +19,7 @@ const CONFIG: VmConfig = {
   memoryBytes: 2 * 2 ** 20,
   lowLimit: 3 * GIB,
   highBase: 4 * GIB,
+  deviceBase: 3 * GIB,
   power: { port: 0x600, powerOff: 0x34, reset: 1 },
   debugPort: 0xf4,
 };
@@ -162,13 +163,12 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
     const directory = mkdtempSync(join(tmpdir(), "lv-ffi-"));
     const vm = Vm.create(CONFIG);
     try {
-      expect(vm.addRng({ base: 0xc0001000, gsi: 5 })).toBe(0);
+      expect(vm.addRng({ gsi: 5 })).toBe(0);
       const path = join(directory, "vsock.sock");
-      expect(vm.addVsock({ base: 0xc0002000, gsi: 6, guestCid: 3, path })).toBe(1);
-      expect(() => vm.addRng({ base: 0xc0001000, gsi: 7 })).toThrow("EEXIST");
-      expect(() => vm.addRng({ base: 0x1000, gsi: 7 })).toThrow("lv_device_add rng: EINVAL");
+      expect(vm.addVsock({ gsi: 6, guestCid: 3, path })).toBe(1);
+      expect(() => vm.addRng({ gsi: 5 })).toThrow("EEXIST");
+      expect(() => vm.addRng({ gsi: 24 })).toThrow("lv_device_add rng: EINVAL");
       const disk = {
-        base: 0xc0003000,
         gsi: 7,
         fd: 9999,
         readOnly: true,

@@ -60,7 +60,6 @@ const SYMBOLS = {
   lv_vm_create: { args: ["ptr", "ptr"], returns: "i32" },
   lv_vm_destroy: { args: ["ptr"], returns: "void" },
   lv_vm_region: { args: ["ptr", "u32", "ptr"], returns: "i32" },
-  lv_vm_map_file: { args: ["ptr", "u64", "u64", "i32", "u64"], returns: "i32" },
   lv_vcpu_call: { args: ["ptr", "u32", "u32", "ptr", "u64"], returns: "i32" },
   lv_serial_add: { args: ["ptr", "ptr"], returns: "i32" },
   lv_balloon_set: { args: ["ptr", "u32", "u32"], returns: "i32" },
@@ -123,12 +122,11 @@ function struct(bytes: number): DataView<ArrayBuffer> {
 
 /** The same of a virtio device. */
 function deviceStruct(
-  at: { bytes: number; gsi: number; base: number },
-  config: { gsi: number; base: number },
+  at: { bytes: number; gsi: number },
+  config: { gsi: number },
 ): DataView<ArrayBuffer> {
   const view = struct(at.bytes);
   view.setUint32(at.gsi, config.gsi, true);
-  setU64(view, at.base, config.base);
   return view;
 }
 
@@ -227,6 +225,7 @@ export class Vm {
     setU64(view, at.memoryBytes, config.memoryBytes);
     setU64(view, at.lowLimit, config.lowLimit);
     setU64(view, at.highBase, config.highBase);
+    setU64(view, at.deviceBase, config.deviceBase);
     view.setUint32(at.flags, config.hugePages ? abi.VM_HUGE_PAGES : 0, true);
     view.setUint16(at.powerPort, config.power?.port ?? 0, true);
     view.setUint8(at.powerOff, config.power?.powerOff ?? 0);
@@ -240,11 +239,6 @@ export class Vm {
   get #vm(): Pointer {
     if (this.#handle === null) throw new Error("The VM was destroyed");
     return this.#handle;
-  }
-
-  /** File pages over guest RAM, copy-on-write; gpa, len and offset are multiples of 4096. */
-  mapFile(gpa: number, len: number, fd: number, offset: number): void {
-    check("lv_vm_map_file", this.#shim.lv_vm_map_file(this.#vm, gpa, len, fd, offset));
   }
 
   #vcpuCall(vcpu: number, call: number, bytes: Uint8Array): number {

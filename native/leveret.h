@@ -10,7 +10,7 @@
  * pointer passed in is kept after return. Functions that take a vm are called
  * from one thread (the JS main thread) unless said otherwise.
  *
- * Life: lv_vm_create -> lv_vm_region / lv_vm_map_file -> devices -> vCPU state
+ * Life: lv_vm_create -> lv_vm_region -> devices -> vCPU state
  * -> lv_vm_start -> lv_vm_next_event ... -> lv_vm_stop -> lv_vm_destroy.
  */
 #ifndef LEVERET_H
@@ -20,7 +20,7 @@
 
 #pragma GCC visibility push(default)
 
-#define LV_ABI_VERSION 2u
+#define LV_ABI_VERSION 3u
 #define LV_MAX_VCPUS   32u
 #define LV_MAX_DEVICES 16u
 #define LV_MAX_REGIONS 4u
@@ -40,6 +40,7 @@ struct lv_vm_config {
 	uint64_t memory_bytes; /* multiple of 4096, 1 MiB .. 64 GiB */
 	uint64_t low_limit;    /* RAM below this gpa is region 0 (3 GiB) */
 	uint64_t high_base;    /* the rest starts here (4 GiB) */
+	uint64_t device_base;  /* LV_MAX_DEVICES pages outside RAM */
 	uint32_t flags;	       /* LV_VM_* */
 	/* ACPI's sleep and reset registers (0x600; 0 = none): a write of
 	 * power_off (0x34) or reset (1) becomes LV_EVENT_POWER_OFF or
@@ -56,8 +57,8 @@ struct lv_vm_config {
 #define LV_VM_HUGE_PAGES 1u /* memory in reserved pages of 2 MiB */
 
 /* Creates the VM, irqchip, memory (memfd, MAP_SHARED, NORESERVE) and vCPUs.
- * With huge pages memory_bytes is a multiple of 2 MiB, -ENOMEM says that the
- * host has too few of them, and lv_vm_map_file is not for such memory. */
+ * With huge pages memory_bytes is a multiple of 2 MiB, and -ENOMEM says that
+ * the host has too few of them. */
 int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out);
 /* Stops threads if needed, closes and frees everything. NULL is fine. */
 void lv_vm_destroy(struct lv_vm *vm);
@@ -69,12 +70,6 @@ struct lv_region {
 };
 /* -ENOENT past the last region. */
 int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out);
-
-/* Maps file pages copy-on-write over guest RAM: MAP_PRIVATE | MAP_FIXED.
- * gpa, offset and len are multiples of 4096; all inside one region and inside
- * the file, else -EINVAL. The caller zeroes or copies the unaligned rest. */
-int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
-		   uint64_t offset);
 
 /* vCPU state in the kernel's own structs (linux/kvm.h). len is exactly the
  * struct's, with the entries that its first u32 counts where it has any (256 at
@@ -129,16 +124,15 @@ enum lv_device_kind {
 /* How each struct lv_<kind>_config below begins. */
 struct lv_device_config {
 	uint32_t size;
-	uint32_t gsi;  /* < 24; an edge interrupt */
-	uint64_t base; /* a 4 KiB aligned gpa outside RAM */
+	uint32_t gsi; /* < 24; an edge interrupt */
 };
-/* Returns the device's index, 0 for the first. */
+/* Returns the device's index, 0 for the first: how many pages of 4 KiB after
+ * device_base its registers are. */
 int lv_device_add(struct lv_vm *vm, uint32_t kind, const void *config);
 
 struct lv_blk_config {
 	uint32_t size;
 	uint32_t gsi;
-	uint64_t base;
 	int32_t fd;	 /* dup'ed; regular file or block device */
 	uint32_t flags;	 /* LV_BLK_* */
 	uint64_t bytes;	 /* capacity; a tail under 512 bytes is not exposed */
@@ -155,7 +149,6 @@ struct lv_blk_config {
 struct lv_net_config {
 	uint32_t size;
 	uint32_t gsi;
-	uint64_t base;
 	int32_t fd;		/* dup'ed; -1 = open `name` */
 	uint32_t flags;		/* LV_NET_* */
 	struct lv_limit rx, tx; /* rx = into the guest */
@@ -169,7 +162,6 @@ struct lv_net_config {
 struct lv_console_config {
 	uint32_t size;
 	uint32_t gsi;
-	uint64_t base;
 	int32_t out_fd; /* dup'ed; -1 = discard */
 	uint32_t reserved;
 	uint64_t out_limit; /* bytes ever written to out_fd; 0 = no limit */
@@ -178,7 +170,6 @@ struct lv_console_config {
 struct lv_rng_config {
 	uint32_t size;
 	uint32_t gsi;
-	uint64_t base;
 };
 
 /* Pages of 4 KiB: lv_balloon_set says how many the guest is to give back. It
@@ -187,7 +178,6 @@ struct lv_rng_config {
 struct lv_balloon_config {
 	uint32_t size;
 	uint32_t gsi;
-	uint64_t base;
 };
 int lv_balloon_set(struct lv_vm *vm, uint32_t device, uint32_t pages);
 
@@ -208,7 +198,6 @@ int lv_balloon_stats(struct lv_vm *vm, uint32_t device,
 struct lv_vsock_config {
 	uint32_t size;
 	uint32_t gsi;
-	uint64_t base;
 	uint64_t guest_cid; /* >= 3 */
 	char path[104];	    /* NUL terminated; "<path>_<port>" < 108 bytes */
 };

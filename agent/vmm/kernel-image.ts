@@ -13,7 +13,7 @@ import { fstatSync, readSync } from "node:fs";
 import { VMM_EXIT } from "../../proto/vmm.ts";
 import { VmmError } from "./errors.ts";
 import type { GuestMemory } from "./guest-memory.ts";
-import { alignDown, alignUp, LAYOUT, PAGE_BYTES } from "./memory-map.ts";
+import { LAYOUT, PAGE_BYTES } from "./memory-map.ts";
 
 const ELF_MAGIC = 0x464c457f;
 const ELF_HEADER_BYTES = 64;
@@ -170,33 +170,21 @@ function planBzImage(file: FileReader, head: DataView): KernelPlan {
   };
 }
 
-/** lv_vm_map_file; the VM's own or a test's. */
-export type MapFile = (gpa: number, bytes: number, offset: number) => void;
-
 /**
- * Fills RAM that was never written before (memory past fileBytes is zero already).
- * `mapFile` gets whole pages only.
+ * Fills RAM that was never written before (memory past fileBytes is zero already). By a
+ * copy: a kernel patches nearly every page of its text when it boots, and each page of a
+ * mapped file would be copied then, by a fault of its own.
  */
 export function loadSegments(
   plan: { segments: readonly Segment[] },
   file: FileReader,
   memory: GuestMemory,
-  mapFile: MapFile | null,
 ): void {
   for (const { gpa, offset, fileBytes } of plan.segments) {
-    const end = gpa + fileBytes;
-    const congruent = mapFile !== null && gpa % PAGE_BYTES === offset % PAGE_BYTES;
-    const mapStart = congruent ? alignUp(gpa, PAGE_BYTES) : end;
-    const mapEnd = Math.max(mapStart, congruent ? alignDown(end, PAGE_BYTES) : end);
-    if (mapEnd > mapStart) mapFile?.(mapStart, mapEnd - mapStart, offset + mapStart - gpa);
-    const copy = (from: number, to: number): void => {
-      let at = offset + from - gpa;
-      for (const piece of to > from ? memory.pieces(from, to - from) : []) {
-        file.read(at, piece);
-        at += piece.length;
-      }
-    };
-    copy(gpa, Math.min(mapStart, end));
-    copy(mapEnd, end);
+    let at = offset;
+    for (const piece of fileBytes > 0 ? memory.pieces(gpa, fileBytes) : []) {
+      file.read(at, piece);
+      at += piece.length;
+    }
   }
 }

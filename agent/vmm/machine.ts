@@ -38,7 +38,6 @@ import {
   type FileReader,
   type KernelPlan,
   loadSegments,
-  type MapFile,
   planKernel,
 } from "./kernel-image.ts";
 import { LAYOUT, MIB, type Range } from "./memory-map.ts";
@@ -118,10 +117,11 @@ export function prepareMachine(shim: Shim, expected: VmmExpected, vsockPath: str
 
 function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpected): Vm {
   Vm.probe(shim);
-  const { lowLimit, highBase } = LAYOUT;
+  const { lowLimit, highBase, virtioBase: deviceBase } = LAYOUT;
   const memoryBytes = memoryMib * MIB;
   const power = { port: POWER_PORT, powerOff: POWER_OFF_VALUE, reset: RESET_VALUE };
-  const config = { vcpus: cpus, memoryBytes, lowLimit, highBase, power, hugePages: hugepages };
+  const where = { lowLimit, highBase, deviceBase };
+  const config = { vcpus: cpus, memoryBytes, ...where, power, hugePages: hugepages };
   try {
     return Vm.create(config, shim);
   } catch (error) {
@@ -131,25 +131,21 @@ function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpecte
   }
 }
 
-/** Files become memory without a copy, but not memory of huge pages. */
-const mapper = (vm: Vm, fd: number, { hugepages = false }: VmmExpected): MapFile | null =>
-  hugepages ? null : (gpa, bytes, at) => vm.mapFile(gpa, bytes, fd, at);
-
 function prepare(shim: Shim, made: VmmExpected, vsockPath: string, open: Open): Base {
   const { cpus, kernelPath, initrdPath, memoryMib } = made;
   const kernelFd = open(kernelPath, "r", (why) => kernelMissing(kernelPath, why));
   const kernel = fileReader(kernelPath, kernelFd);
   const plan = planKernel(kernel);
   const initrd = initrdPath === null ? null : openInitrd(initrdPath, open);
-  const place = placeInitrd(plan, memoryMib * MIB, initrd?.file.bytes ?? 0);
+  const place = placeInitrd(plan, memoryMib * MIB, initrd?.bytes ?? 0);
 
   const vm = createVm(shim, made);
   try {
     const memory = new GuestMemory(vm.regions);
-    loadSegments(plan, kernel, memory, mapper(vm, kernelFd, made));
+    loadSegments(plan, kernel, memory);
     if (initrd !== null) {
       const whole = { gpa: place.start, offset: 0, fileBytes: place.bytes, memoryBytes: 0 };
-      loadSegments({ segments: [whole] }, initrd.file, memory, mapper(vm, initrd.fd, made));
+      loadSegments({ segments: [whole] }, initrd, memory);
     }
     writeBootTables(memory);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, cpus));
@@ -214,7 +210,7 @@ function kernelMissing(path: string, why: string): VmmError {
   );
 }
 
-function openInitrd(path: string, open: Open): { fd: number; file: FileReader } {
+function openInitrd(path: string, open: Open): FileReader {
   const fd = open(
     path,
     "r",
@@ -225,7 +221,7 @@ function openInitrd(path: string, open: Open): { fd: number; file: FileReader } 
         `Cannot open initrd ${path}: ${why}`,
       ),
   );
-  return { fd, file: fileReader(path, fd) };
+  return fileReader(path, fd);
 }
 
 type OpenDisk = { fd: number; bytes: number };
@@ -248,16 +244,16 @@ function blockDeviceBytes(stat: Stats): number {
   return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, "utf8")) * 512;
 }
 
-function addStanding(vm: Vm, { kind, base, gsi }: StandingDevice, path: string): void {
+function addStanding(vm: Vm, { kind, gsi }: StandingDevice, path: string): void {
   switch (kind) {
     case "vsock":
-      vm.addVsock({ base, gsi, guestCid: GUEST_CID, path });
+      vm.addVsock({ gsi, guestCid: GUEST_CID, path });
       break;
     case "rng":
-      vm.addRng({ base, gsi });
+      vm.addRng({ gsi });
       break;
     case "balloon":
-      vm.addBalloon({ base, gsi });
+      vm.addBalloon({ gsi });
       break;
     default: {
       const rest: never = kind;
@@ -283,21 +279,20 @@ function addDevices(
   const queues = Math.min(cpus, BLK_QUEUES_MAX);
   let next = 0;
   for (const device of devices) {
-    const { base, gsi } = device;
+    const { gsi } = device;
     switch (device.kind) {
       case "blk": {
         const disk = disks[next];
         if (disk === undefined) throw new RangeError(`Disk ${next} was not opened`);
         next += 1;
         const { readOnly, id, limit = {} } = device.disk;
-        vm.addBlk({ base, gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id, queues, limit });
+        vm.addBlk({ gsi, fd: disk.fd, readOnly, bytes: disk.bytes, id, queues, limit });
         break;
       }
       case "net": {
         const { kind, name, fd, mac, mtu, rx = {}, tx = {} } = device.network;
         const octets = Uint8Array.from(mac.split(":"), (octet) => Number.parseInt(octet, 16));
         addNet(vm, {
-          base,
           gsi,
           kind: kind === "tap" ? kind : "socket",
           name,
@@ -310,7 +305,7 @@ function addDevices(
         break;
       }
       case "console":
-        vm.addConsole({ base, gsi, outFd: consoleFd, outLimit: CONSOLE_LIMIT_BYTES });
+        vm.addConsole({ gsi, outFd: consoleFd, outLimit: CONSOLE_LIMIT_BYTES });
         break;
       case "vsock":
       case "rng":

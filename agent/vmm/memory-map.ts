@@ -62,4 +62,3 @@ export function e820(memoryBytes: number): E820Entry[] {
 }
 
 export const alignDown = (value: number, to: number): number => value - (value % to);
-export const alignUp = (value: number, to: number): number => alignDown(value + to - 1, to);

@@ -110,9 +110,9 @@ void put_desc(const struct lv_mem *mem, uint64_t table, uint32_t index,
 
 uint32_t reg_read(struct lv_device *device, uint64_t offset)
 {
-	uint32_t value = 0;
+	uint32_t value;
 
-	lv_mmio_read(device, offset, (uint8_t *)&value, 4);
+	memcpy(&value, (const uint8_t *)(device->regs) + offset, 4);
 	return value;
 }
 

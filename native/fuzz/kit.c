@@ -348,10 +348,6 @@ static void touch_register(struct fuzz *fuzz, uint8_t action)
 	uint32_t width = widths[action >> 4 & 7u];
 	uint8_t data[8] = {0};
 
-	if ((action & 0x80) != 0) {
-		lv_mmio_read(fuzz->device, offset, data, width);
-		return;
-	}
 	data[0] = take8(script);
 	if (which % 8 == 7)
 		data[1] = take8(script);

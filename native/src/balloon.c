@@ -1,8 +1,8 @@
 /*
  * balloon.c - virtio memory balloon (virtio 1.2, 5.5): what the guest does not
  * need goes back to the host, as the host asks (inflate) or of itself (free
- * page reporting). Freed pages read as zeros, or as the kernel's file where
- * that was mapped, when the guest takes them again: it expects neither.
+ * page reporting). Freed pages read as zeros when the guest takes them again,
+ * which it does not expect.
  *
  * Statistics come when the host asks for the last ones: only then is the
  * driver's buffer given back to be filled anew.
@@ -36,7 +36,7 @@ struct stat {
 
 static void give_back(struct balloon *balloon, void *hva, uint64_t len)
 {
-	/* Of the memory file, or of a private mapping over it. */
+	/* Of the memory file, or of memory that is no file's. */
 	if (madvise(hva, len, MADV_REMOVE) < 0 &&
 	    madvise(hva, len, MADV_DONTNEED) < 0) {
 		LV_COUNT(&balloon->device, errors, 1);
@@ -136,7 +136,6 @@ const struct lv_device_ops lv_balloon_ops = {
     .config_size = sizeof(struct lv_balloon_config),
     .bytes = sizeof(struct balloon),
     .queues = QUEUES,
-    .space_bytes = 8,
     .space_writes = ACTUAL,
     .features = F_STATS_VQ | F_DEFLATE_ON_OOM | F_REPORTING,
     .serve = {inflate, deflate, take_stats, report},
@@ -156,7 +155,7 @@ void lv_balloon_read(struct lv_device *device, struct lv_balloon_stats *out)
 	uint32_t pages[2];
 
 	LV_LOCKED(&device->lock);
-	memcpy(pages, device->config, sizeof(pages));
+	memcpy(pages, device->regs->config, sizeof(pages));
 	*out = balloon->stats;
 	out->target_pages = pages[0];
 	out->actual_pages = pages[1];

@@ -422,7 +422,7 @@ static int init(struct lv_device *device, const void *from)
 	device->features |= blk->read_only ? F_RO : F_DISCARD | F_WRITE_ZEROES;
 	device->features |= config->queues > 1 ? F_MQ : 0;
 	device->queues = config->queues;
-	memcpy(device->config, &space, sizeof(space));
+	memcpy(device->regs->config, &space, sizeof(space));
 	blk->sectors = space.capacity;
 	memcpy(blk->id, config->id, ID_BYTES);
 	lv_limiter_init(&blk->limiter, &config->limit);
@@ -441,7 +441,6 @@ const struct lv_device_ops lv_blk_ops = {
     .id = LV_DEVICE_BLK,
     .config_size = sizeof(struct lv_blk_config),
     .bytes = sizeof(struct blk),
-    .space_bytes = sizeof(struct config),
     .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH,
     .init = init,
     .notify = notify,

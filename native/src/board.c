@@ -1,8 +1,8 @@
 /*
  * board.c - what the guest finds at ports and addresses, and how devices reach
- * KVM: an ioeventfd per queue (a notify never leaves the kernel), an irqfd per
- * interrupt. Reads of nothing give all-ones, writes to nothing are lost, as on
- * a real bus.
+ * KVM: a page for what is read of each (no exit), an ioeventfd per queue (a
+ * notify never leaves the kernel), an irqfd per interrupt. Reads of nothing
+ * give all-ones, writes to nothing are lost, as on a real bus.
  */
 #include <linux/kvm.h>
 
@@ -60,19 +60,17 @@ uint8_t lv_board_in(struct lv_vm *vm, uint16_t port)
 void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 		   bool write)
 {
-	for (uint32_t i = 0; i < vm->device_count; i++) {
-		struct lv_device *device = vm->device[i];
+	uint64_t index = (gpa - vm->config.device_base) / LV_PAGE;
 
-		if (gpa < device->base || gpa - device->base >= LV_PAGE)
-			continue;
-		if (write)
-			lv_mmio_write(device, gpa - device->base, data, len);
-		else
-			lv_mmio_read(device, gpa - device->base, data, len);
-		return;
-	}
 	if (!write)
 		memset(data, 0xff, len);
+	else if (index < vm->device_count)
+		lv_mmio_write(vm->device[index], gpa % LV_PAGE, data, len);
+}
+
+static uint64_t registers_at(const struct lv_vm *vm, uint32_t device)
+{
+	return vm->config.device_base + (uint64_t)device * LV_PAGE;
 }
 
 static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
@@ -108,7 +106,7 @@ static int connect_register(struct lv_vm *vm, const struct lv_device *device,
 {
 	struct kvm_ioeventfd write = {
 	    .datamatch = value,
-	    .addr = device->base + offset,
+	    .addr = registers_at(vm, device->index) + offset,
 	    .len = 4,
 	    .fd = fd,
 	    .flags = KVM_IOEVENTFD_FLAG_DATAMATCH,
@@ -131,29 +129,13 @@ static int swallow_acks(struct lv_vm *vm, const struct lv_device *device)
 	return error;
 }
 
-/* Whether a device may sit there. Where another one sits, KVM refuses its
- * registers: -EEXIST. */
-static int check_base(const struct lv_vm *vm, uint64_t base)
-{
-	if (vm->started)
-		return -EBUSY;
-	if (vm->device_count == LV_MAX_DEVICES)
-		return -ENOSPC;
-	if (base % LV_PAGE != 0 || base > UINT64_MAX - LV_PAGE ||
-	    lv_gpa(&vm->mem, base, 1) != NULL)
-		return -EINVAL;
-	return 0;
-}
-
 /* Takes the device over, also when it fails. Returns its index. */
-static int plug(struct lv_vm *vm, struct lv_device *device,
-		const struct lv_device_config *place)
+static int plug(struct lv_vm *vm, struct lv_device *device, uint32_t gsi)
 {
 	int error;
 
-	device->base = place->base;
 	device->index = vm->device_count;
-	error = connect_irq(vm, device->irq_fd, place->gsi);
+	error = connect_irq(vm, device->irq_fd, gsi);
 	if (error >= 0)
 		error = swallow_acks(vm, device);
 	for (uint32_t q = 0; q < device->queues && error >= 0; q++)
@@ -179,17 +161,17 @@ int lv_device_add(struct lv_vm *vm, uint32_t kind, const void *config)
 	struct lv_device *device = NULL;
 	int error;
 
+	if (vm->started || vm->device_count == LV_MAX_DEVICES)
+		return vm->started ? -EBUSY : -ENOSPC;
 	memcpy(&place, config, sizeof(place));
 	for (size_t i = 0; i < LV_LENGTH(kinds); i++)
 		if (kinds[i]->id == kind)
 			ops = kinds[i];
 	if (ops == NULL || place.size != ops->config_size)
 		return -EINVAL;
-	error = check_base(vm, place.base);
-	if (error == 0)
-		error =
-		    lv_device_new(ops, config, &vm->mem, &vm->events, &device);
-	return error < 0 ? error : plug(vm, device, &place);
+	error = lv_device_new(ops, config, &vm->registers[vm->device_count],
+			      &vm->mem, &vm->events, &device);
+	return error < 0 ? error : plug(vm, device, place.gsi);
 }
 
 int lv_serial_add(struct lv_vm *vm, const struct lv_serial_config *config)

@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 #include "../leveret.h"
+#include "registers.h"
 
-#define LV_PAGE		 4096u
 #define LV_QUEUE_MAX	 256u
 #define LV_QUEUES_MAX	 8u
 #define LV_EVENTS_MAX	 64u
@@ -190,12 +190,12 @@ typedef int64_t lv_serve(struct lv_device *device,
 /* A kind of device. All are called with the device's lock held. */
 struct lv_device_ops {
 	uint32_t id;
-	uint32_t config_size;  /* of its struct lv_<kind>_config */
-	size_t bytes;	       /* of its own struct, which a device begins */
-	uint32_t queues;       /* unless init says how many */
-	uint32_t space_bytes;  /* of the configuration space */
-	uint32_t space_writes; /* where the driver sets a u32 of it; 0 = none */
-	uint64_t features;     /* beside the transport's and init's */
+	uint32_t config_size; /* of its struct lv_<kind>_config */
+	size_t bytes;	      /* of its own struct, which a device begins */
+	uint32_t queues;      /* unless init says how many */
+	uint32_t
+	    space_writes;  /* where the driver sets a u32 of config; 0 = none */
+	uint64_t features; /* beside the transport's and init's */
 	/* Of zeros. It first of all marks what destroy closes as not open: a
 	 * device whose init failed is destroyed. NULL when it does nothing. */
 	int (*init)(struct lv_device *device, const void *config);
@@ -222,13 +222,12 @@ struct lv_device_ops {
 
 struct lv_device {
 	pthread_mutex_t lock;
+	struct lv_registers *regs; /* not its own */
 	const struct lv_device_ops *ops;
 	const struct lv_mem *mem;
 	struct lv_events *events;
 	uint32_t index;
-	uint64_t base;
 	uint64_t features; /* offered */
-	uint8_t config[64];
 	uint32_t queues;
 	int irq_fd;
 	int kick_fd[LV_QUEUES_MAX];
@@ -236,10 +235,7 @@ struct lv_device {
 	uint64_t wake_ns; /* call tick then, or LV_NEVER */
 	uint64_t now_ns;  /* of the last tick */
 
-	/* Registers. status and isr are read without the lock. */
-	_Atomic uint32_t status;
-	_Atomic uint32_t isr;
-	_Atomic uint32_t generation; /* of config, 4.2.2.1 */
+	/* Registers that the driver writes. */
 	uint32_t device_features_sel, driver_features_sel, queue_sel;
 	uint64_t driver_features;
 	struct lv_queue queue[LV_QUEUES_MAX];
@@ -254,16 +250,14 @@ struct lv_device {
 	((void)__atomic_fetch_add(&(counter), (n), __ATOMIC_RELAXED))
 #define LV_COUNT(device, field, n) LV_ADD((device)->stats.field, n)
 
-/* Makes a device, without KVM, of its struct lv_<kind>_config; *out is owned by
- * the caller, who ends it with ops->destroy. */
+/* Makes a device, without KVM, of its struct lv_<kind>_config and a page of
+ * zeroes; *out is owned by the caller, who ends it with ops->destroy. */
 int lv_device_new(const struct lv_device_ops *ops, const void *config,
-		  const struct lv_mem *mem, struct lv_events *events,
-		  struct lv_device **out);
+		  struct lv_registers *regs, const struct lv_mem *mem,
+		  struct lv_events *events, struct lv_device **out);
 /* The common half of ops->destroy. */
 void lv_device_free(struct lv_device *device);
-/* Register accesses of len bytes at base + offset. vCPU threads. */
-void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
-		  uint32_t len);
+/* A write of len bytes at base + offset. vCPU threads. */
 void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len);
 /* Has the I/O thread look at every queue. As ops->tick, too. */
@@ -451,7 +445,8 @@ struct lv_vm {
 	struct lv_vcpu vcpu[LV_MAX_VCPUS];
 	uint32_t device_count;
 	struct lv_device *device[LV_MAX_DEVICES];
-	uint32_t gsi_used; /* bit per GSI */
+	struct lv_registers *registers; /* of LV_MAX_DEVICES */
+	uint32_t gsi_used;		/* bit per GSI */
 	struct lv_vm_config config;
 	bool has_serial, started, stopped;
 	struct lv_serial serial;

@@ -9,9 +9,10 @@
  * FEATURES_OK and DRIVER_OK. A ring that breaks the rules sets NEEDS_RESET,
  * stops the device and is reported once.
  *
- * Registers are handled on the vCPU thread under the device's lock; rings on
- * the I/O thread under the same lock, so a reset waits for I/O in flight. The
+ * Writes are handled on the vCPU thread under the device's lock; rings on the
+ * I/O thread under the same lock, so a reset waits for I/O in flight. The
  * interrupt registers are atomics: acknowledging never waits for a disk.
+ * Reads are the guest's own business (struct lv_registers).
  */
 #include <stdlib.h>
 
@@ -28,36 +29,45 @@
 #define CHAIN_FEATURES (CHAIN_DRIVER | LV_STATUS_FEATURES_OK)
 #define CHAIN_OK       (CHAIN_FEATURES | LV_STATUS_DRIVER_OK)
 
-/* 4.2.2 */
+/* 4.2.2, what is written; struct lv_registers has what is read */
 enum {
-	REG_IDENTITY = 0x000, /* magic, version, device, vendor */
-	REG_DEVICE_FEATURES = 0x010,
 	REG_DEVICE_FEATURES_SEL = 0x014,
 	REG_DRIVER_FEATURES = 0x020,
 	REG_DRIVER_FEATURES_SEL = 0x024,
 	REG_QUEUE_SEL = 0x030,
-	REG_QUEUE_NUM_MAX = 0x034,
 	REG_QUEUE_NUM = 0x038,
 	REG_QUEUE_READY = 0x044,
 	REG_QUEUE_NOTIFY = 0x050,
-	REG_INTERRUPT_STATUS = 0x060,
 	REG_INTERRUPT_ACK = 0x064,
 	REG_STATUS = 0x070,
 	/* Descriptors, and at 0x090 avail, at 0x0a0 used: the low halves; the
 	 * high ones follow. */
 	REG_QUEUE_ADDR = 0x080,
-	REG_CONFIG_GENERATION = 0x0fc,
 };
 
+/* What is read there depends on what was written. */
+static void show_selected(struct lv_device *device)
+{
+	uint32_t page = device->device_features_sel;
+	bool present = device->queue_sel < device->queues;
+
+	device->regs->device_features =
+	    page > 1 ? 0 : (uint32_t)(device->features >> 32 * page);
+	device->regs->queue_num_max = present ? LV_QUEUE_MAX : 0;
+	device->regs->queue_ready =
+	    present && device->queue[device->queue_sel].ready;
+}
+
 int lv_device_new(const struct lv_device_ops *ops, const void *config,
-		  const struct lv_mem *mem, struct lv_events *events,
-		  struct lv_device **out)
+		  struct lv_registers *regs, const struct lv_mem *mem,
+		  struct lv_events *events, struct lv_device **out)
 {
 	struct lv_device *device = calloc(1, ops->bytes);
 	int error;
 
 	if (device == NULL)
 		return -ENOMEM;
+	device->regs = regs;
 	device->ops = ops;
 	device->mem = mem;
 	device->events = events;
@@ -71,6 +81,9 @@ int lv_device_new(const struct lv_device_ops *ops, const void *config,
 	device->irq_fd = lv_eventfd_new();
 	for (uint32_t i = 0; i < LV_QUEUES_MAX; i++)
 		device->kick_fd[i] = -1;
+	memcpy(regs->identity,
+	       (const uint32_t[]){MAGIC, VERSION, ops->id, VENDOR},
+	       sizeof(regs->identity));
 	error = ops->init != NULL ? ops->init(device, config) : 0;
 	if (error == 0)
 		error = device->irq_fd;
@@ -80,6 +93,7 @@ int lv_device_new(const struct lv_device_ops *ops, const void *config,
 		ops->destroy(device);
 		return error;
 	}
+	show_selected(device);
 	*out = device;
 	return 0;
 }
@@ -95,7 +109,7 @@ void lv_device_free(struct lv_device *device)
 
 static void interrupt(struct lv_device *device, uint32_t cause)
 {
-	device->isr |= cause;
+	device->regs->isr |= cause;
 	LV_COUNT(device, interrupts, 1);
 	lv_eventfd_signal(device->irq_fd);
 }
@@ -105,7 +119,7 @@ void lv_device_fail(struct lv_device *device, enum lv_device_fault fault)
 	LV_COUNT(device, malformed, 1);
 	device->active = false;
 	/* 2.1.2: the driver learns of it by a configuration interrupt. */
-	device->status |= LV_STATUS_NEEDS_RESET;
+	device->regs->status |= LV_STATUS_NEEDS_RESET;
 	interrupt(device, ISR_CONFIG);
 	if (!device->reported) {
 		struct lv_event event = {
@@ -143,8 +157,8 @@ void lv_device_signal(struct lv_device *device, uint32_t queue)
 void lv_device_configure(struct lv_device *device, uint32_t offset,
 			 const void *value, uint32_t len)
 {
-	memcpy(device->config + offset, value, len);
-	device->generation++;
+	memcpy(device->regs->config + offset, value, len);
+	device->regs->generation++;
 	if (device->active)
 		interrupt(device, ISR_CONFIG);
 }
@@ -160,8 +174,8 @@ static void reset(struct lv_device *device)
 	device->driver_features_sel = 0;
 	device->queue_sel = 0;
 	device->driver_features = 0;
-	device->isr = 0;
-	device->status = 0;
+	device->regs->isr = 0;
+	device->regs->status = 0;
 }
 
 static void activate(struct lv_device *device)
@@ -170,7 +184,7 @@ static void activate(struct lv_device *device)
 	bool indirect =
 	    (device->driver_features & LV_VIRTIO_F_INDIRECT_DESC) != 0;
 
-	device->status = CHAIN_OK;
+	device->regs->status = CHAIN_OK;
 	device->active = true;
 	for (uint32_t i = 0; i < device->queues; i++) {
 		struct lv_queue *queue = &device->queue[i];
@@ -200,7 +214,7 @@ static bool follows(uint32_t from, uint32_t to)
 
 static bool write_status(struct lv_device *device, uint32_t value)
 {
-	uint32_t old = device->status;
+	uint32_t old = device->regs->status;
 	/* A driver that writes back what it read keeps NEEDS_RESET set. */
 	uint32_t from = old & ~LV_STATUS_NEEDS_RESET;
 	uint32_t to = value & ~LV_STATUS_NEEDS_RESET;
@@ -210,7 +224,7 @@ static bool write_status(struct lv_device *device, uint32_t value)
 		reset(device);
 	} else if ((to & LV_STATUS_FAILED) != 0) {
 		device->active = false;
-		device->status = old | LV_STATUS_FAILED;
+		device->regs->status = old | LV_STATUS_FAILED;
 	} else if (from == to) {
 		return true; /* Linux writes it again when nothing changed. */
 	} else if (!follows(from, to) ||
@@ -222,7 +236,7 @@ static bool write_status(struct lv_device *device, uint32_t value)
 	} else if (to == CHAIN_OK) {
 		activate(device);
 	} else {
-		device->status = to;
+		device->regs->status = to;
 	}
 	return true;
 }
@@ -240,7 +254,7 @@ static bool write_queue(struct lv_device *device, uint64_t offset,
 	    &device->queue[device->queue_sel % LV_QUEUES_MAX];
 	uint64_t at = offset - REG_QUEUE_ADDR;
 
-	if (device->status != CHAIN_FEATURES ||
+	if (device->regs->status != CHAIN_FEATURES ||
 	    device->queue_sel >= device->queues)
 		return false;
 	if (offset == REG_QUEUE_READY) {
@@ -265,7 +279,7 @@ static bool write_queue(struct lv_device *device, uint64_t offset,
 
 static bool write_driver_features(struct lv_device *device, uint32_t value)
 {
-	if (device->status != CHAIN_DRIVER)
+	if (device->regs->status != CHAIN_DRIVER)
 		return false;
 	if (device->driver_features_sel > 1)
 		return value == 0; /* pages that hold no bit of ours */
@@ -277,7 +291,7 @@ static bool write_driver_features(struct lv_device *device, uint32_t value)
 static bool write_notify(struct lv_device *device, uint32_t value)
 {
 	if (value >= device->queues ||
-	    (device->status & LV_STATUS_DRIVER_OK) == 0)
+	    (device->regs->status & LV_STATUS_DRIVER_OK) == 0)
 		return false;
 	lv_eventfd_signal(device->kick_fd[value]);
 	return true;
@@ -307,59 +321,6 @@ static bool write_register(struct lv_device *device, uint64_t offset,
 	}
 }
 
-/* -1 where there is nothing to read. */
-static int64_t read_register(struct lv_device *device, uint64_t offset)
-{
-	const uint32_t identity[] = {MAGIC, VERSION, device->ops->id, VENDOR};
-	bool present = device->queue_sel < device->queues;
-
-	if (offset < sizeof(identity) && offset % 4 == 0)
-		return identity[offset / 4];
-	switch (offset) {
-	case REG_DEVICE_FEATURES:
-		return device->device_features_sel > 1
-			   ? 0
-			   : (uint32_t)(device->features >>
-					32 * device->device_features_sel);
-	case REG_QUEUE_NUM_MAX:
-		return present ? LV_QUEUE_MAX : 0;
-	case REG_QUEUE_READY:
-		return present && device->queue[device->queue_sel].ready;
-	case REG_CONFIG_GENERATION:
-		return device->generation;
-	default:
-		return -1;
-	}
-}
-
-void lv_mmio_read(struct lv_device *device, uint64_t offset, uint8_t *data,
-		  uint32_t len)
-{
-	uint64_t at = offset - CONFIG_SPACE;
-	int64_t value = -1;
-
-	memset(data, 0, len);
-	if (offset >= CONFIG_SPACE) {
-		if (at < device->ops->space_bytes)
-			memcpy(data, device->config + at,
-			       lv_min(len, device->ops->space_bytes - at));
-		return;
-	}
-	/* 4.2.2.2: 32-bit aligned accesses only. */
-	if (len == 4 && offset == REG_INTERRUPT_STATUS) {
-		value = device->isr;
-	} else if (len == 4 && offset == REG_STATUS) {
-		value = device->status;
-	} else if (len == 4) {
-		LV_LOCKED(&device->lock);
-		value = read_register(device, offset);
-	}
-	if (value < 0)
-		LV_COUNT(device, malformed, 1);
-	else
-		memcpy(data, &value, len);
-}
-
 void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len)
 {
@@ -369,7 +330,7 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 
 	memcpy(&value, data, lv_min(len, sizeof(value)));
 	if (len == 4 && offset == REG_INTERRUPT_ACK) {
-		device->isr &= ~value;
+		device->regs->isr &= ~value;
 		return;
 	}
 	LV_LOCKED(&device->lock);
@@ -377,9 +338,10 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		good = write_register(device, offset, value);
 	} else if (len == 4 && writes != 0 && offset == CONFIG_SPACE + writes) {
 		/* Little of a configuration is the driver's to write. */
-		memcpy(device->config + writes, data, len);
+		memcpy(device->regs->config + writes, data, len);
 		good = true;
 	}
 	if (!good)
 		LV_COUNT(device, malformed, 1);
+	show_selected(device);
 }

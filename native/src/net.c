@@ -202,7 +202,7 @@ static int init(struct lv_device *device, const void *from)
 	lv_limiter_init(&net->tx, &config->tx);
 	memcpy(net->mac, config->mac, MAC_BYTES);
 	memcpy(space.mac, config->mac, MAC_BYTES);
-	memcpy(device->config, &space, sizeof(space));
+	memcpy(device->regs->config, &space, sizeof(space));
 	error = lv_net_host_open(&net->host, config);
 	device->poll_fd = net->host.fd;
 	return error;
@@ -213,7 +213,6 @@ const struct lv_device_ops lv_net_ops = {
     .config_size = sizeof(struct lv_net_config),
     .bytes = sizeof(struct net),
     .queues = 2,
-    .space_bytes = sizeof(struct config),
     .features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF,
     .init = init,
     .notify = notify,

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "lv.h"
 
@@ -28,11 +27,12 @@
 #define MEMORY_MAX	  (64ull << 30)
 #define CREATE_TRIES	  100
 #define HUGE_PAGE	  (2ul << 20)
+#define REGISTERS_BYTES	  (LV_MAX_DEVICES * sizeof(struct lv_registers))
 
 static const uint32_t needed_caps[] = {
     KVM_CAP_IRQCHIP,   KVM_CAP_USER_MEMORY,    KVM_CAP_SET_TSS_ADDR,
     KVM_CAP_EXT_CPUID, KVM_CAP_MP_STATE,       KVM_CAP_IRQFD,
-    KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT,
+    KVM_CAP_IOEVENTFD, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_READONLY_MEM,
 };
 
 uint32_t lv_abi_version(void)
@@ -91,7 +91,8 @@ static int check_config(const struct lv_vm_config *config)
 		return -EINVAL;
 	if (!pages(config->memory_bytes, MEMORY_MIN, MEMORY_MAX) ||
 	    !pages(config->low_limit, LV_PAGE, LOW_LIMIT_MAX) ||
-	    !pages(config->high_base, HIGH_BASE_MIN, HIGH_BASE_MAX))
+	    !pages(config->high_base, HIGH_BASE_MIN, HIGH_BASE_MAX) ||
+	    !pages(config->device_base, LV_PAGE, HIGH_BASE_MAX))
 		return -EINVAL;
 	return 0;
 }
@@ -165,6 +166,27 @@ static int add_memory(struct lv_vm *vm, const struct lv_vm_config *config)
 	return error;
 }
 
+/* Reads go no further than these pages; a write leaves the guest as one to a
+ * place without memory does (Linux, virt/kvm/api.rst, 4.35). One slot for all:
+ * KVM keeps a change of memory waiting for what was plugged before it. */
+static int add_registers(struct lv_vm *vm, uint64_t gpa)
+{
+	struct kvm_userspace_memory_region region = {
+	    .slot = vm->mem.count,
+	    .flags = KVM_MEM_READONLY,
+	    .guest_phys_addr = gpa,
+	    .memory_size = REGISTERS_BYTES,
+	};
+	void *pages = mmap(NULL, REGISTERS_BYTES, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages == MAP_FAILED)
+		return -errno;
+	vm->registers = pages;
+	region.userspace_addr = (uintptr_t)pages;
+	return lv_ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region);
+}
+
 static int create_vm_fd(struct lv_vm *vm)
 {
 	uint64_t identity = IDENTITY_MAP_ADDR;
@@ -229,6 +251,8 @@ int lv_vm_create(const struct lv_vm_config *config, struct lv_vm **out)
 	if (error == 0)
 		error = add_memory(vm, config);
 	if (error == 0)
+		error = add_registers(vm, config->device_base);
+	if (error == 0)
 		error = lv_ioctl(vm->fd, KVM_CREATE_IRQCHIP, NULL);
 	if (error == 0)
 		error = create_vcpus(vm, config->vcpus);
@@ -254,6 +278,8 @@ void lv_vm_destroy(struct lv_vm *vm)
 	/* After the VM is closed, so that it never runs on unmapped memory. */
 	for (uint32_t i = 0; i < vm->mem.count; i++)
 		(void)munmap(vm->mem.region[i].hva, vm->mem.region[i].len);
+	if (vm->registers != NULL)
+		(void)munmap(vm->registers, REGISTERS_BYTES);
 	(void)close(vm->mem_fd);
 	(void)close(vm->kvm_fd);
 	lv_events_free(&vm->events);
@@ -267,32 +293,6 @@ int lv_vm_region(struct lv_vm *vm, uint32_t index, struct lv_region *out)
 	if (index >= vm->mem.count)
 		return -ENOENT;
 	*out = vm->mem.region[index];
-	return 0;
-}
-
-int lv_vm_map_file(struct lv_vm *vm, uint64_t gpa, uint64_t len, int fd,
-		   uint64_t offset)
-{
-	void *hva = lv_gpa(&vm->mem, gpa, len);
-	struct stat info;
-	uint64_t end;
-
-	if (vm->started)
-		return -EBUSY;
-	if (hva == NULL || len == 0 || gpa % LV_PAGE != 0 ||
-	    len % LV_PAGE != 0 || offset % LV_PAGE != 0 ||
-	    __builtin_add_overflow(offset, len, &end))
-		return -EINVAL;
-	if (fstat(fd, &info) < 0)
-		return -errno;
-	/* Pages past the end of a file fault with SIGBUS. */
-	if (!S_ISREG(info.st_mode) || end > (uint64_t)info.st_size)
-		return -EINVAL;
-	if (mmap(hva, len, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
-		 (off_t)offset) == MAP_FAILED)
-		return -errno;
-	(void)madvise(hva, len, MADV_DONTDUMP);
 	return 0;
 }
 

@@ -461,7 +461,8 @@ static int init(struct lv_device *device, const void *from)
 		return -EINVAL;
 	vsock->guest_cid = config->guest_cid;
 	memcpy(vsock->path, config->path, len);
-	memcpy(device->config, &vsock->guest_cid, sizeof(vsock->guest_cid));
+	memcpy(device->regs->config, &vsock->guest_cid,
+	       sizeof(vsock->guest_cid));
 	return lv_vsock_listen(vsock);
 }
 
@@ -470,7 +471,6 @@ const struct lv_device_ops lv_vsock_ops = {
     .config_size = sizeof(struct lv_vsock_config),
     .bytes = sizeof(struct lv_vsock),
     .queues = QUEUES,
-    .space_bytes = sizeof(uint64_t),
     .init = init,
     .notify = notify,
     .poll = poll_host,

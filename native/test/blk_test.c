@@ -343,7 +343,7 @@ static void v5_2_5_every_queue_serves(void)
 	struct disk d;
 
 	start(&d, 0, 0);
-	CHECK(d.w.device->config[34] == 2);
+	CHECK(d.w.device->regs->config[34] == 2);
 	put_header(&d, 0, 1);
 	(void)add_chain(&d.w, 1, parts, 3);
 	serve(&d, 1);

@@ -224,13 +224,13 @@ static void a_lying_or_lost_socket_pulls_the_cable(bool lies)
 
 	start(&l, SOCK_STREAM, (struct lv_limit){0}, MRG);
 	add_buffer(&l, 0, 2000);
-	CHECK(l.w.device->config[6] == 1);
+	CHECK(l.w.device->regs->config[6] == 1);
 	if (lies)
 		CHECK(write(l.host, "\xff\xff\xff\xff", 4) == 4);
 	else
 		CHECK(shutdown(l.host, SHUT_RDWR) == 0);
 	lv_device_poll(l.w.device);
-	CHECK(l.w.device->config[6] == 0);
+	CHECK(l.w.device->regs->config[6] == 0);
 	CHECK(reg_read(&l.w, 0x0fc) == 1);
 	CHECK((reg_read(&l.w, 0x060) & 2) != 0);
 	lv_device_poll(l.w.device);

@@ -53,6 +53,7 @@ export async function runGuest(
     memoryBytes: options.memoryBytes ?? 16 * MIB,
     lowLimit: LAYOUT.lowLimit,
     highBase: LAYOUT.highBase,
+    deviceBase: LAYOUT.virtioBase,
     power: { port: 0x600, powerOff: 0x34, reset: 1 },
     debugPort: 0xf4,
   });

@@ -335,8 +335,8 @@ guestTest("a CPU that lacks what its template promises is refused, or boots with
 
 function hostCpuid(): CpuidEntry[] {
   const memoryBytes = 16 << 20;
-  const { lowLimit, highBase } = LAYOUT;
-  const vm = Vm.create({ vcpus: 1, memoryBytes, lowLimit, highBase });
+  const { lowLimit, highBase, virtioBase: deviceBase } = LAYOUT;
+  const vm = Vm.create({ vcpus: 1, memoryBytes, lowLimit, highBase, deviceBase });
   try {
     return decodeCpuid(vm.supportedCpuid());
   } finally {

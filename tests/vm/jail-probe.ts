@@ -85,7 +85,8 @@ async function main(dir: string): Promise<void> {
 }
 
 function confine(): void {
-  const config = { vcpus: 1, memoryBytes: 1 << 20, lowLimit: 3 * 2 ** 30, highBase: 2 ** 32 };
+  const where = { lowLimit: 3 * 2 ** 30, highBase: 2 ** 32, deviceBase: 3 * 2 ** 30 };
+  const config = { vcpus: 1, memoryBytes: 1 << 20, ...where };
   Vm.create(config, openShim(process.env["LEVERET_SHIM"])).confine(makeFilters());
 }
 

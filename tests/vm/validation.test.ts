@@ -55,7 +55,7 @@ function run(list: readonly Entry[], inspect: (outcome: Outcome) => void): Promi
     {
       last: 1,
       prepare: (memory) => writeList(memory, list),
-      equip: (vm: Vm) => vm.addRng({ base: DEVICE, gsi: 5 }),
+      equip: (vm: Vm) => vm.addRng({ gsi: 5 }),
     },
     inspect,
   );

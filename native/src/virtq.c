@@ -146,13 +146,14 @@ static enum lv_device_fault walk(const struct lv_queue *queue,
 int lv_queue_pop(struct lv_queue *queue, const struct lv_mem *mem,
 		 struct lv_chain *chain)
 {
-	uint16_t waiting = (uint16_t)(avail_idx(queue) - queue->next_avail);
+	uint16_t idx = avail_idx(queue);
 	size_t slot = queue->next_avail % queue->num;
 	enum lv_device_fault fault;
 
-	if (waiting == 0)
+	if (idx == queue->next_avail)
 		return 0;
-	if (waiting > queue->num)
+	/* 2.7.13: the ring holds what waits, and what we have of it already. */
+	if ((uint16_t)(idx - queue->next_used) > queue->num)
 		return -(int)LV_FAULT_AVAIL_INDEX;
 	chain->head = load(queue->avail, 4 + 2 * slot);
 	if (chain->head >= queue->num)

@@ -40,6 +40,23 @@ static void write_sectors(int fd, uint32_t count)
 		CHECK(write(fd, sector, sizeof(sector)) == sizeof(sector));
 }
 
+static void v2_7_13_more_than_the_ring_has_ends_the_device(void)
+{
+	struct disk d;
+	int pipes[2];
+
+	start_slow(&d, pipes);
+	read_sectors(&d, 1);
+	/* No more wait than there are entries, but one is in flight. */
+	poke16(&d.w, RING_AVAIL(0) + 2, LV_QUEUE_MAX + 1);
+	lv_device_kick(d.w.device, 0);
+	check_failed(&d.w, LV_FAULT_AVAIL_INDEX);
+	write_sectors(pipes[1], 1);
+	driver_ok(&d.w, 0);
+	stop(&d);
+	(void)close(pipes[1]);
+}
+
 static void *reset_and_reuse(void *arg)
 {
 	struct disk *d = arg;
@@ -159,6 +176,7 @@ int main(void)
 		return 77;
 	}
 	v2_4_after_a_reset_no_read_lands_in_memory();
+	v2_7_13_more_than_the_ring_has_ends_the_device();
 	more_requests_than_the_ring_holds();
 	what_is_in_flight_at_the_end_is_waited_for();
 	a_short_read_of_the_ring_is_no_success();

@@ -29,6 +29,8 @@ export type GuestOptions = {
   /** The value on the debug port that ends the run. */
   last?: number;
   memoryBytes?: number;
+  /** Of the first device's registers. */
+  deviceBase?: number;
   prepare?: (memory: GuestMemory) => void;
   /** Adds devices. */
   equip?: (vm: Vm) => void;
@@ -53,7 +55,7 @@ export async function runGuest(
     memoryBytes: options.memoryBytes ?? 16 * MIB,
     lowLimit: LAYOUT.lowLimit,
     highBase: LAYOUT.highBase,
-    deviceBase: LAYOUT.virtioBase,
+    deviceBase: options.deviceBase ?? LAYOUT.virtioBase,
     power: { port: 0x600, powerOff: 0x34, reset: 1 },
     debugPort: 0xf4,
   });

@@ -55,6 +55,8 @@ function run(list: readonly Entry[], inspect: (outcome: Outcome) => void): Promi
     {
       last: 1,
       prepare: (memory) => writeList(memory, list),
+      // Not where machines have it: the guest's page tables are of the first GiB.
+      deviceBase: DEVICE,
       equip: (vm: Vm) => vm.addRng({ gsi: 5 }),
     },
     inspect,

@@ -26,6 +26,20 @@ test("a machine's group has the limits of the controllers that are there", () =>
   }
 });
 
+test("a process of the pool has next to no share of the processors, and its machine a whole one", () => {
+  const root = mount("cpu");
+  try {
+    const groups = Cgroups.open(silentLog(), null, root);
+    const limits = { cpus: 1, memoryMib: 64 };
+    const waiting = groups?.make({ ...limits, machineId: "pol_1" }, true) ?? "";
+    expect(readFileSync(join(waiting, "cpu.weight"), "utf8")).toBe("1");
+    const running = groups?.make({ ...limits, machineId: "mch_1" }) ?? "";
+    expect(existsSync(join(running, "cpu.weight"))).toBe(false);
+  } finally {
+    rmSync(root, { recursive: true });
+  }
+});
+
 test("the disk that machines are on is limited by name, where the kernel can", () => {
   const cases: [string, string | null, string | null][] = [
     ["io memory", "259:0", "259:0 rbps=1048576 wiops=100"],

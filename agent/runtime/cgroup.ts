@@ -25,6 +25,8 @@ const PERIOD_US = 100_000;
 const IO_CPUS = 0.5;
 const PIDS_BEYOND_VCPUS = 64;
 const IO_WEIGHT = 100;
+/** Of 100, the share of a machine that runs: who waits gets ready in the time that they leave over. */
+const WAITING_CPU_WEIGHT = 1;
 const REMOVE_EVERY_MS = 100;
 const REMOVE_TRIES = 50;
 
@@ -73,14 +75,18 @@ export class Cgroups {
     return new Cgroups(root, usable, ioMax);
   }
 
-  /** Makes the machine's group with its limits; returns its directory. */
-  make({ machineId, cpus, memoryMib }: Limits): string {
+  /**
+   * Makes the machine's group with its limits; returns its directory. `waits`: it is for
+   * a process of the pool, which has no machine yet.
+   */
+  make({ machineId, cpus, memoryMib }: Limits, waits = false): string {
     const dir = join(this.#root, machineId);
     this.#wanted.add(machineId);
     mkdirSync(dir, { recursive: true });
     const set = (controller: Controller, file: string, value: string): void => {
       if (this.#controllers.has(controller)) writeFileSync(join(dir, file), value);
     };
+    if (waits) set("cpu", "cpu.weight", `${WAITING_CPU_WEIGHT}`);
     set("cpu", "cpu.max", `${Math.round((cpus + IO_CPUS) * PERIOD_US)} ${PERIOD_US}`);
     set("memory", "memory.max", `${(memoryMib + OVERHEAD_MIB) * MIB}`);
     set("pids", "pids.max", `${cpus + PIDS_BEYOND_VCPUS}`);

@@ -82,7 +82,8 @@ export class Jail {
     const { cgroups, kvmDevice = "/dev/kvm", bridge = null } = this.#options;
     const argv = [LAUNCHER, "--uid", `${uid}`, "--dir", dir, "--kvm", kvmDevice];
     argv.push("--file-bytes", `${await fileLimit(request, dir)}`);
-    if (cgroups !== null) argv.push("--cgroup", cgroups.make(request));
+    const waits = request.squashfsPath === null;
+    if (cgroups !== null) argv.push("--cgroup", cgroups.make(request, waits));
     if (bridge !== null) argv.push("--tap", bridge);
     const files = [request.kernelPath];
     if (request.squashfsPath !== null) {

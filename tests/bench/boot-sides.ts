@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
+import { makeSpec } from "../vm/kit.ts";
 import { GuestLines } from "./guest-lines.ts";
 import { endGroup, type ExitCounter } from "./vmm-exits.ts";
 
@@ -29,7 +30,8 @@ export type BootInput = {
   signal: AbortSignal;
 };
 
-const HELLO = "leveret-init ";
+/** What is waited for on the serial port: init's first message. */
+export const HELLO = "leveret-init ";
 const ROOT = join(import.meta.dir, "../..");
 
 /**
@@ -72,6 +74,16 @@ async function timeToHello(
   }
 }
 
+/** A machine of which nothing is asked but that line. */
+export const bootSpec = (input: BootInput): VmmSpec =>
+  makeSpec({
+    kernelPath: input.kernelPath,
+    initrdPath: input.initrdPath,
+    kernelArgs: `${input.kernelArgs} leveret.hello`,
+    memoryMib: input.memoryMib,
+    initTimeoutMs: input.timeoutMs,
+  });
+
 /** The VMM process, as the agent starts it but for the jail. */
 export async function bootOurs(
   input: BootInput,
@@ -80,24 +92,7 @@ export async function bootOurs(
   const directory = join(input.directory, "ours");
   rmSync(directory, { recursive: true, force: true });
   mkdirSync(directory);
-  const spec: VmmSpec = {
-    version: 1,
-    machineId: "mch_00000000000000000000",
-    incarnation: 1,
-    cpus: 1,
-    memoryMib: input.memoryMib,
-    kernelPath: input.kernelPath,
-    initrdPath: input.initrdPath,
-    kernelArgs: `${input.kernelArgs} leveret.hello`,
-    disks: [],
-    networks: [],
-    process: { argv: ["/bin/true"], env: [], cwd: "/", user: "", stopSignal: 15 },
-    hostname: "guest",
-    resolvConf: "",
-    outputLimitBytes: 1 << 20,
-    initTimeoutMs: input.timeoutMs,
-  };
-  writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(spec));
+  writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(bootSpec(input)));
   const fifo = join(directory, VMM_FILES.console);
   const argv = [process.execPath, JAILED_ENTRY, directory];
   return timeToHello(fifo, argv, input, counter);

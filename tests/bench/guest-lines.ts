@@ -15,10 +15,13 @@ export class GuestLines implements Disposable {
   }
 
   /**
-   * Lines as they come. Throws when `child` ends, its time is over or the signal aborts.
+   * Lines as they come. Throws when its VMM has exited, its time is over or the signal aborts.
    * Reads in a thread of the pool: whoever polled would take a processor from the guest.
    */
-  async *of(child: Bun.Subprocess, { timeoutMs, signal }: BootInput): AsyncGenerator<string> {
+  async *of(
+    { exited }: { exited: Promise<unknown> },
+    { timeoutMs, signal }: BootInput,
+  ): AsyncGenerator<string> {
     const buffer = Buffer.alloc(64 << 10);
     let isRead = true;
     const end = (): void => {
@@ -26,7 +29,7 @@ export class GuestLines implements Disposable {
     };
     const timer = setTimeout(end, timeoutMs);
     signal.addEventListener("abort", end);
-    void child.exited.then(end);
+    void exited.then(end);
     try {
       for (;;) {
         const lines = `${this.#rest}${await this.#read(buffer)}`.split("\n");

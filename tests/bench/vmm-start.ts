@@ -98,6 +98,19 @@ class Console implements Disposable {
   }
 }
 
+type Named = "machineId" | "kernelPath" | "initrdPath" | "squashfsPath" | "memoryMib";
+
+/** What an agent is asked for, of a machine with one vCPU. */
+export const makeRequest = (named: Pick<RunRequest, Named>): RunRequest => ({
+  incarnation: 1,
+  cpus: 1,
+  diskMib: 64,
+  kernelArgs: "",
+  process: { argv: ["/bin/sh"], env: [], cwd: "/", user: "", stopSignal: 9 },
+  hostname: "guest",
+  ...named,
+});
+
 /** Starts machines as an agent does; everything is gone at the end of the scope. */
 export class Starter implements Disposable {
   readonly #machines: string;
@@ -169,19 +182,8 @@ export class Starter implements Disposable {
   }
 
   #context(machineId: string): HookContext {
-    const request: RunRequest = {
-      ...this.#files,
-      machineId,
-      incarnation: 1,
-      cpus: 1,
-      memoryMib: this.#memoryMib,
-      diskMib: 64,
-      kernelArgs: "",
-      process: { argv: ["/bin/sh"], env: [], cwd: "/", user: "", stopSignal: 9 },
-      hostname: "guest",
-    };
     return {
-      request,
+      request: makeRequest({ ...this.#files, machineId, memoryMib: this.#memoryMib }),
       dir: join(this.#machines, machineId),
       signal: new AbortController().signal,
       madeDirectory: false,

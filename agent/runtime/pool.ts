@@ -37,7 +37,8 @@ import { VmmClient } from "./vmm-client.ts";
 /** As long as a machine's: socket paths are. */
 const NAME = /^pol_[0-9a-f]{20}$/;
 const READY_TIMEOUT_MS = 60_000;
-const POLL_MS = 5;
+const POLL_MIN_MS = 5;
+const POLL_MAX_MS = 200;
 /** A start that has just been served is busy booting: it goes first. */
 const REFILL_AFTER_MS = 200;
 
@@ -182,10 +183,11 @@ export class Pool {
       const argv = await jail.command({ ...shape, machineId: id, squashfsPath: null }, dir, uid);
       name = await spawnVmm(argv, dir, true);
       const deadline = clock.now() + READY_TIMEOUT_MS;
-      while (isAlive(name) && clock.now() < deadline) {
+      // It has what time the machines leave over, which may be little: nobody asks it often.
+      for (let pause = POLL_MIN_MS; isAlive(name) && clock.now() < deadline; pause *= 1.5) {
         const client = await connect(dir, id);
         if (client !== null) return { dir, name, client };
-        await clock.sleep(POLL_MS);
+        await clock.sleep(Math.min(pause, POLL_MAX_MS));
       }
       throw new LvError("VMM_FAULT", "A VMM process of the pool does not get ready");
     } catch (error) {

@@ -22,7 +22,9 @@ export function qemuArgv(options: QemuOptions): string[] {
   const { artifacts, runDir } = options;
   return [
     ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-    ["-M", "q35", "-cpu", "max,+svm", "-accel", "tcg,thread=multi"],
+    // Without ERMS, kernels clear and copy by words, not by bytes: 7 and 4 times as fast here,
+    // where each step of a string instruction is emulated.
+    ["-M", "q35", "-cpu", "max,+svm,-erms", "-accel", "tcg,thread=multi"],
     ["-smp", String(options.cpus), "-m", String(options.memoryMib)],
     ["-kernel", artifacts.kernelPath, "-initrd", artifacts.initramfsPath],
     // No mitigations: they cost much under emulation and protect nobody here.

@@ -47,7 +47,11 @@ export class PoolBoots implements Disposable {
   async time(): Promise<number> {
     const input = this.#input;
     input.signal.throwIfAborted();
-    const request = makeRequest({ ...input, squashfsPath: this.#image, machineId: MachineId.create() });
+    const request = makeRequest({
+      ...input,
+      squashfsPath: this.#image,
+      machineId: MachineId.create(),
+    });
     await this.#untilWarm(request);
     const dir = join(this.#machines, request.machineId);
     const fifo = join(this.#machines, VMM_FILES.console);

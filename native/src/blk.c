@@ -50,8 +50,7 @@ enum {
 enum { OK = 0, IOERR = 1, UNSUPP = 2, MALFORMED, HELD };
 
 struct header {
-	uint32_t type;
-	uint32_t reserved;
+	uint32_t type, reserved;
 	uint64_t sector;
 };
 _Static_assert(sizeof(struct header) == 16, "5.2.6");
@@ -85,10 +84,7 @@ _Static_assert(LV_URING_MAX == 64, "a bit for each");
 /* 5.2.4 */
 struct config {
 	uint64_t capacity;
-	uint32_t size_max;
-	uint32_t seg_max;
-	uint32_t geometry;
-	uint32_t blk_size;
+	uint32_t size_max, seg_max, geometry, blk_size;
 	uint64_t topology;
 	uint8_t writeback, unused;
 	uint16_t queues;
@@ -101,8 +97,7 @@ _Static_assert(offsetof(struct config, zeroes_may_unmap) == 56, "5.2.4");
 /* 5.2.6: what DISCARD and WRITE_ZEROES carry. */
 struct segment {
 	uint64_t sector;
-	uint32_t sectors;
-	uint32_t flags;
+	uint32_t sectors, flags;
 };
 _Static_assert(sizeof(struct segment) == 16, "5.2.6");
 
@@ -444,6 +439,7 @@ const struct lv_device_ops lv_blk_ops = {
     .features = F_SEG_MAX | F_BLK_SIZE | F_FLUSH,
     .init = init,
     .notify = notify,
+    .coalesces = true,
     .poll = reap,
     .tick = lv_device_kick_all,
     .settle = settle,

@@ -31,7 +31,11 @@ void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve)
 		if (budget == 0)
 			lv_eventfd_signal(device->kick_fd[queue]);
 	} while (done != LV_LATER && budget > 0 && device->active &&
+		 !(budget < LV_DRAIN_BUDGET && device->coalesce.enabled &&
+		   lv_coalesce_poll(device)) &&
 		 lv_queue_rearm(ring));
+	if (done == LV_LATER)
+		device->coalesce.chain_ns = 0; /* polling is of no use */
 	lv_device_signal(device, queue);
 }
 
@@ -41,19 +45,24 @@ void lv_device_kick_all(struct lv_device *device)
 		lv_eventfd_signal(device->kick_fd[i]);
 }
 
-void lv_device_kick(struct lv_device *device, uint32_t queue)
+void lv_device_serve(struct lv_device *device, uint32_t queue)
 {
 	const struct lv_device_ops *ops = device->ops;
 
-	lv_eventfd_drain(device->kick_fd[queue]);
-	LV_LOCKED(&device->lock);
-	LV_COUNT(device, notifies, 1);
 	if (!device->active || !device->queue[queue].ready)
 		return;
 	if (ops->notify != NULL)
 		ops->notify(device, queue);
 	else if (ops->serve[queue] != NULL)
 		lv_device_drain(device, queue, ops->serve[queue]);
+}
+
+void lv_device_kick(struct lv_device *device, uint32_t queue)
+{
+	lv_eventfd_drain(device->kick_fd[queue]);
+	LV_LOCKED(&device->lock);
+	LV_COUNT(device, notifies, 1);
+	lv_device_serve(device, queue);
 }
 
 void lv_device_poll(struct lv_device *device)
@@ -83,5 +92,5 @@ uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns)
 		device->now_ns = now_ns;
 		device->ops->tick(device);
 	}
-	return device->wake_ns;
+	return lv_coalesce_tick(device, now_ns) ? now_ns : device->wake_ns;
 }

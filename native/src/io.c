@@ -123,6 +123,7 @@ static int watch_device(struct lv_io *io, uint32_t index)
 	struct lv_device *device = io->devices[index];
 	int error = 0;
 
+	device->coalesce.enabled = device->ops->coalesces;
 	for (uint32_t q = 0; q < device->queues && error == 0; q++)
 		error = lv_epoll_add(io->epoll_fd, device->kick_fd[q], EPOLLIN,
 				     tag(TAG_KICK + q, index));

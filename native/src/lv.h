@@ -102,8 +102,7 @@ uint32_t lv_iov_slice(struct iovec *dst, const struct iovec *src,
 struct lv_events {
 	pthread_mutex_t lock;
 	int fd;
-	uint32_t first;
-	uint32_t count;
+	uint32_t first, count;
 	struct lv_event ring[LV_EVENTS_MAX];
 };
 
@@ -126,11 +125,8 @@ struct lv_queue {
 	const uint8_t *desc;
 	uint8_t *avail;
 	uint8_t *used;
-	bool event_idx;
-	bool indirect;
-	uint16_t next_avail;
-	uint16_t next_used;
-	uint16_t signalled;
+	bool event_idx, indirect;
+	uint16_t next_avail, next_used, signalled;
 };
 
 /* One descriptor chain, every buffer checked to be in RAM. Zero-length
@@ -140,10 +136,8 @@ struct lv_chain {
 	uint16_t head;
 	bool misordered; /* a readable descriptor after a writable one (2.7.4.2)
 			  */
-	uint32_t readable;
-	uint32_t writable;
-	uint64_t readable_bytes;
-	uint64_t writable_bytes;
+	uint32_t readable, writable;
+	uint64_t readable_bytes, writable_bytes;
 	struct iovec iov[LV_QUEUE_MAX];
 };
 
@@ -160,6 +154,7 @@ void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len);
 /* The two halves of push, for chains that must appear all at once. */
 void lv_queue_fill(struct lv_queue *queue, uint16_t head, uint32_t len);
 void lv_queue_publish(struct lv_queue *queue);
+bool lv_queue_waits(const struct lv_queue *queue); /* a chain, to be popped */
 /* Asks for a notification; true when a chain came meanwhile (pop again). */
 bool lv_queue_rearm(struct lv_queue *queue);
 /* Whether the driver wants an interrupt for what was pushed since the last. */
@@ -203,6 +198,7 @@ struct lv_device_ops {
 	 * whom says serve, NULL = they stay. */
 	void (*notify)(struct lv_device *device, uint32_t queue);
 	lv_serve *serve[4];
+	bool coalesces;	      /* interrupts, on the I/O thread */
 	uint32_t poll_events; /* EPOLL*, beside EPOLLIN */
 	/* They came from poll_fd. I/O thread. */
 	void (*poll)(struct lv_device *device);
@@ -218,6 +214,15 @@ struct lv_device_ops {
 	void (*reset)(struct lv_device *device);
 	/* Frees the device itself. */
 	void (*destroy)(struct lv_device *device);
+};
+
+struct lv_coalesce {
+	bool enabled; /* by whoever calls lv_device_tick all the time */
+	bool polls;   /* its queues: no kick and no interrupt meanwhile */
+	uint32_t served;
+	uint32_t skip, interval; /* drains to do without, and the last time */
+	uint64_t chain_ns;	 /* a queue was last served */
+	uint64_t signal_ns;	 /* interrupts were last sent */
 };
 
 struct lv_device {
@@ -241,6 +246,7 @@ struct lv_device {
 	struct lv_queue queue[LV_QUEUES_MAX];
 	bool active; /* DRIVER_OK and no fault */
 	bool reported;
+	struct lv_coalesce coalesce;
 
 	struct lv_device_stats stats; /* any thread, by LV_COUNT */
 };
@@ -262,7 +268,8 @@ void lv_mmio_write(struct lv_device *device, uint64_t offset,
 		   const uint8_t *data, uint32_t len);
 /* Has the I/O thread look at every queue. As ops->tick, too. */
 void lv_device_kick_all(struct lv_device *device);
-/* I/O thread: takes the lock and calls ops when the device is active. */
+/* I/O thread: calls ops when the device is active; _serve has the lock. */
+void lv_device_serve(struct lv_device *device, uint32_t queue);
 void lv_device_kick(struct lv_device *device, uint32_t queue);
 void lv_device_poll(struct lv_device *device);
 /* Lets nothing touch the guest's memory any more; the lock is held after it. */
@@ -283,6 +290,12 @@ void lv_device_configure(struct lv_device *device, uint32_t offset,
 /* Sends the queue's interrupt when the driver wants one. */
 void lv_device_signal(struct lv_device *device, uint32_t queue);
 void lv_device_fail(struct lv_device *device, enum lv_device_fault fault);
+/* Fewer interrupts (coalesce.c): something was served, are queues polled now
+ * instead of rearmed? Are they still? */
+#define LV_COALESCE_QUIET_NS 20000u
+#define LV_COALESCE_HOLD_NS  100000u
+bool lv_coalesce_poll(struct lv_device *device);
+bool lv_coalesce_tick(struct lv_device *device, uint64_t now_ns);
 /* After this many chains of a drain the queue kicks itself and lets others go
  * first. */
 #define LV_DRAIN_BUDGET 256u
@@ -402,8 +415,7 @@ struct lv_io {
 	pthread_t thread;
 	bool running;
 	struct lv_filter filter;
-	int epoll_fd;
-	int stop_fd;
+	int epoll_fd, stop_fd;
 	uint32_t count;
 	struct lv_device **devices;
 	struct lv_events *events;
@@ -435,9 +447,7 @@ struct lv_vcpu {
 };
 
 struct lv_vm {
-	int kvm_fd;
-	int fd;
-	int mem_fd;
+	int kvm_fd, fd, mem_fd;
 	size_t run_bytes;
 	struct lv_mem mem;
 	struct lv_events events;

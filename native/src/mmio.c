@@ -150,6 +150,7 @@ bool lv_device_pop(struct lv_device *device, uint32_t queue,
 void lv_device_signal(struct lv_device *device, uint32_t queue)
 {
 	if (device->active && device->queue[queue].ready &&
+	    !device->coalesce.polls &&
 	    lv_queue_should_signal(&device->queue[queue]))
 		interrupt(device, ISR_VRING);
 }
@@ -165,7 +166,7 @@ void lv_device_configure(struct lv_device *device, uint32_t offset,
 
 static void reset(struct lv_device *device)
 {
-	device->active = false;
+	device->active = device->coalesce.polls = false;
 	device->wake_ns = LV_NEVER;
 	if (device->ops->reset != NULL)
 		device->ops->reset(device);

@@ -8,11 +8,14 @@
 
 #define REQUEST_MAX_BYTES 65536u
 
-static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
+static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
 {
-	const struct iovec *iov = chain->iov + chain->readable;
+	const struct iovec *iov = chain->iov;
 	uint32_t done = 0;
 
+	/* 5.4.6.1: buffers must be writable only. */
+	if (chain->readable > 0 || chain->writable == 0)
+		return LV_MALFORMED;
 	for (uint32_t i = 0; i < chain->writable; i++) {
 		size_t len = lv_min(iov[i].iov_len, REQUEST_MAX_BYTES - done);
 		ssize_t got =
@@ -23,19 +26,8 @@ static uint32_t fill(struct lv_device *device, const struct lv_chain *chain)
 		if (got != (ssize_t)len) /* less than asked for is an answer */
 			break;
 	}
+	LV_COUNT(device, bytes_in, done);
 	return done;
-}
-
-static int64_t serve(struct lv_device *device, const struct lv_chain *chain)
-{
-	uint32_t len;
-
-	/* 5.4.6.1: buffers must be writable only. */
-	if (chain->readable > 0 || chain->writable == 0)
-		return LV_MALFORMED;
-	len = fill(device, chain);
-	LV_COUNT(device, bytes_in, len);
-	return len;
 }
 
 const struct lv_device_ops lv_rng_ops = {

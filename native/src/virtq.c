@@ -14,8 +14,7 @@
 struct desc {
 	uint64_t addr;
 	uint32_t len;
-	uint16_t flags;
-	uint16_t next;
+	uint16_t flags, next;
 };
 _Static_assert(sizeof(struct desc) == DESC_BYTES, "2.7.5");
 
@@ -196,6 +195,11 @@ void lv_queue_push(struct lv_queue *queue, uint16_t head, uint32_t len)
 	lv_queue_publish(queue);
 }
 
+bool lv_queue_waits(const struct lv_queue *queue)
+{
+	return avail_idx(queue) != queue->next_avail;
+}
+
 bool lv_queue_rearm(struct lv_queue *queue)
 {
 	if (queue->event_idx)
@@ -206,7 +210,7 @@ bool lv_queue_rearm(struct lv_queue *queue)
 	 * avail_event: one of us sees the other's write, so no wake-up is lost.
 	 */
 	atomic_thread_fence(memory_order_seq_cst);
-	return avail_idx(queue) != queue->next_avail;
+	return lv_queue_waits(queue);
 }
 
 bool lv_queue_should_signal(struct lv_queue *queue)

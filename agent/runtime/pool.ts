@@ -39,8 +39,12 @@ const NAME = /^pol_[0-9a-f]{20}$/;
 const READY_TIMEOUT_MS = 60_000;
 const POLL_MIN_MS = 5;
 const POLL_MAX_MS = 200;
-/** A start that has just been served is busy booting: it goes first. */
+/**
+ * A start that has just been served is busy booting: it goes first. Where a process took
+ * long to get ready a boot takes long, too: as often as this it is waited for.
+ */
 const REFILL_AFTER_MS = 200;
+const REFILL_AFTER_TIMES = 3;
 
 export const isPoolName = (name: string): boolean => NAME.test(name);
 
@@ -77,6 +81,8 @@ export class Pool {
   #shape: Shape | null = null;
   #members: Member[] = [];
   #filling = false;
+  /** What the last process needed to get ready. */
+  #readyMs = 0;
   #closed = false;
 
   constructor(options: PoolOptions) {
@@ -157,7 +163,8 @@ export class Pool {
 
   async #fill(): Promise<void> {
     const { clock, size } = this.#options;
-    await clock.sleep(REFILL_AFTER_MS);
+    const boot = Math.max(REFILL_AFTER_MS, REFILL_AFTER_TIMES * this.#readyMs);
+    await clock.sleep(Math.min(boot, READY_TIMEOUT_MS));
     while (this.#shape !== null && !this.#closed && this.#members.length < size) {
       const shape = this.#shape;
       const member = await this.#spawn(shape);
@@ -181,12 +188,16 @@ export class Pool {
       writeFileSync(join(dir, VMM_FILES.pool), JSON.stringify(expected));
       const uid = jail.claim(dir);
       const argv = await jail.command({ ...shape, machineId: id, squashfsPath: null }, dir, uid);
+      const spawnedAt = clock.now();
       name = await spawnVmm(argv, dir, true);
-      const deadline = clock.now() + READY_TIMEOUT_MS;
+      const deadline = spawnedAt + READY_TIMEOUT_MS;
       // It has what time the machines leave over, which may be little: nobody asks it often.
       for (let pause = POLL_MIN_MS; isAlive(name) && clock.now() < deadline; pause *= 1.5) {
         const client = await connect(dir, id);
-        if (client !== null) return { dir, name, client };
+        if (client !== null) {
+          this.#readyMs = clock.now() - spawnedAt;
+          return { dir, name, client };
+        }
         await clock.sleep(Math.min(pause, POLL_MAX_MS));
       }
       throw new LvError("VMM_FAULT", "A VMM process of the pool does not get ready");

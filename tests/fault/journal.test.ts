@@ -3,12 +3,13 @@
  * stopped, started again and destroyed. The control plane sends again what was not acked,
  * and nothing else; the next agent has to do the rest.
  */
+import { Database } from "bun:sqlite";
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { listProcesses } from "../../agent/runtime/proc.ts";
-import { MachineState, type Op } from "../../proto/gen/leveret/v1/agent_pb.js";
+import type { Hello, Op } from "../../proto/gen/leveret/v1/agent_pb.js";
 import { MachineId } from "../../proto/ids.ts";
 import { FakeHub, type HubStream } from "../kit/fake-hub.ts";
 import { argv, destroyOp, startOp, stopOp } from "../kit/ops.ts";
@@ -76,14 +77,23 @@ class Life implements AsyncDisposable {
     expect(done()?.errorReason).toBe("");
   }
 
-  /** Until an agent has taken the last ResultAck, alive. */
-  async settle(): Promise<void> {
+  /** Until an agent has written that its last Result is acked; what the next one says. */
+  async settled(): Promise<Hello | null> {
+    await until("every Result is acked in the journal", async () => {
+      await this.stream();
+      return this.#owed() === 0;
+    });
     this.#child?.kill("SIGKILL");
     await this.#child?.exited;
     this.#child = null;
-    const stream = await this.stream();
-    for (const { opId } of stream.results)
-      stream.send({ case: "resultAck", value: { $typeName: "leveret.v1.ResultAck", opId } });
+    return (await this.stream()).hello;
+  }
+
+  /** Results that the journal has no ack of. */
+  #owed(): number {
+    using journal = new Database(join(this.dir, "journal.sqlite"), { readonly: true });
+    const rows = journal.query("SELECT 1 FROM ops WHERE state <> 'acked'").all();
+    return rows.length;
   }
 
   vmms(): number[] {
@@ -137,15 +147,7 @@ async function liveAndDie(dieAt: string): Promise<boolean> {
   await life.run(destroyOp(id, 4));
   expect(life.vmms()).toEqual([]);
   expect(readdirSync(join(life.dir, "machines"))).toEqual([]);
-  await life.settle();
-  const last = await until("an agent that has nothing to say of it", async () => {
-    const { hello } = await life.stream();
-    if (hello?.inventory.length === 0) return hello;
-    expect(hello?.inventory[0]?.state).toBe(MachineState.DESTROYED);
-    await life.settle();
-    return null;
-  });
-  expect(last.inventory).toEqual([]);
+  expect((await life.settled())?.inventory).toEqual([]);
   return life.deaths > 0;
 }
 

@@ -16,7 +16,8 @@ export type ExecOptions = {
   signal?: AbortSignal;
 };
 
-const DIAL_TIMEOUT_MS = 30_000;
+/** The first command of a lab reads its runtime from this machine's disk, by emulated steps. */
+const DIAL_TIMEOUT_MS = 120_000;
 
 /** Runs a command to its end and returns its exit code (128 + signal when it was killed). */
 export async function execInLab(lab: LabState, options: ExecOptions): Promise<number> {

@@ -1,8 +1,6 @@
 /** `bun run bench NAME [options] [--json]`: each benchmark prints a table or JSON lines. */
-import { benchBoot, BOOT_USAGE, parseBootOptions } from "./boot.ts";
 import { benchCreate, CREATE_USAGE } from "./create.ts";
 import { benchHub, HUB_USAGE } from "./hub.ts";
-import { benchInLab } from "./in-lab.ts";
 import { benchPlace, PLACE_USAGE } from "./place.ts";
 import { benchImages, IMAGE_USAGE, parseImageOptions } from "./image.ts";
 import { shutdownSignal } from "../../lib/signals.ts";
@@ -18,7 +16,6 @@ type Bench = {
 };
 
 const BENCHES: Readonly<Record<string, Bench>> = {
-  boot: { usage: BOOT_USAGE, ends: "signal", run: boot },
   vmm: { usage: VMM_USAGE, ends: "signal", run: benchVmm },
   create: { usage: CREATE_USAGE, ends: "at once", run: benchCreate },
   hub: { usage: HUB_USAGE, ends: "at once", run: benchHub },
@@ -30,20 +27,8 @@ const BENCHES: Readonly<Record<string, Bench>> = {
   },
 };
 
-const LAB_ROUNDS = 5;
 /** As after SIGTERM. */
 const STOPPED = 143;
-
-/** With options: that one boot, here. Without: in the lab, and here with the development kernel. */
-async function boot(args: string[], say: Say, signal: AbortSignal): Promise<Figure[]> {
-  if (args.length > 0) return await benchBoot(parseBootOptions(args, signal), say);
-  const direct = process.env["LEVERET_DEV_KERNEL"] ?? "";
-  if (direct === "")
-    say("boot_direct and idle_private_mib left out: LEVERET_DEV_KERNEL is not set");
-  const figures = direct === "" ? [] : await benchBoot(parseBootOptions([], signal), say);
-  const inLab = ["boot", "--figure=boot", "--no-idle", `--rounds=${LAB_ROUNDS}`];
-  return [...(await benchInLab(inLab, say, signal)), ...figures];
-}
 
 const USAGE = `Usage: bun run bench NAME [options] [--json]
 

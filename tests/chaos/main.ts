@@ -1,8 +1,8 @@
 /** `bun run chaos [--minutes N] [--seed S]` */
-import { parseArgs } from "node:util";
+import { parseOrExit } from "../kit/command-line.ts";
 import { runChaos } from "./chaos.ts";
 
-const { values } = parseArgs({
+const { values } = parseOrExit("Usage: bun run chaos [--minutes N] [--seed S]", {
   options: { minutes: { type: "string", default: "30" }, seed: { type: "string" } },
 });
 const seed = Number(values.seed ?? Date.now() % 1_000_000);

@@ -14,12 +14,13 @@
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
+import { parseOrExit } from "../kit/command-line.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 const NATIVE = join(ROOT, "native/fuzz");
 const OUT = join(ROOT, "native/out");
 const FINDINGS = join(OUT, "fuzz-findings");
+const USAGE = "Usage: bun run fuzz [TARGET…] [--execs N | --minutes M | --seconds S] [--minimise]";
 const EXECS = 10_000_000;
 const COMPILER = "clang-14";
 /** Of the C programs; a longer input only repeats itself. */
@@ -155,7 +156,7 @@ async function minimise(target: Target): Promise<void> {
 }
 
 function parse(): { wanted: string[]; bounds: Bounds; minimised: boolean } {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = parseOrExit(USAGE, {
     allowPositionals: true,
     options: {
       execs: { type: "string", default: String(EXECS) },
@@ -168,7 +169,7 @@ function parse(): { wanted: string[]; bounds: Bounds; minimised: boolean } {
   const seconds = Math.round(Number(values.minutes) * 60 + Number(values.seconds));
   if (Number.isSafeInteger(execs) && execs > 0 && Number.isSafeInteger(seconds) && seconds >= 0)
     return { wanted: positionals, bounds: { execs, seconds }, minimised: values.minimise };
-  process.stderr.write("Usage: bun run fuzz [TARGET…] [--execs N | --minutes M | --seconds S]\n");
+  process.stderr.write(`${USAGE}\n`);
   process.exit(64);
 }
 

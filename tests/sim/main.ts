@@ -4,7 +4,7 @@
  * a run that was broken off goes on with `--from`, at the first seed that is not done.
  */
 import { availableParallelism } from "node:os";
-import { parseArgs } from "node:util";
+import { parseOrExit } from "../kit/command-line.ts";
 import { Violation } from "./driver.ts";
 import { RANGE, simulateInJobs, type Tally } from "./jobs.ts";
 import { counted, PLANTS } from "./plants.ts";
@@ -16,6 +16,8 @@ const FAILURES_MAX = 10;
 /** Below this a second process costs more than it brings. */
 const SEEDS_PER_JOB = 500;
 
+const USAGE = `Usage: bun run sim [--seeds N] [--from S] [--to T] [--jobs J] [--plant ${Object.keys(PLANTS).join("|")}]`;
+
 type Options = {
   seeds: number;
   from: number;
@@ -25,7 +27,7 @@ type Options = {
 };
 
 function parse(): Options {
-  const { values } = parseArgs({
+  const { values } = parseOrExit(USAGE, {
     options: {
       seeds: { type: "string", default: "100000" },
       from: { type: "string", default: "1" },
@@ -43,9 +45,7 @@ function parse(): Options {
   const known = plant === undefined || plant in PLANTS;
   const whole = [seeds, from, jobs].every(Number.isSafeInteger);
   if (whole && seeds > 0 && jobs > 0 && known) return { seeds, from, jobs, plant, stopAtFirst };
-  process.stderr.write(
-    `Usage: bun run sim [--seeds N] [--from S] [--to T] [--jobs J] [--plant ${Object.keys(PLANTS).join("|")}]\n`,
-  );
+  process.stderr.write(`${USAGE}\n`);
   process.exit(64);
 }
 

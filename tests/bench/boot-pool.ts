@@ -6,7 +6,6 @@
 import { chmodSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Cgroups } from "../../agent/runtime/cgroup.ts";
-import type { RunRequest } from "../../agent/runtime/driver.ts";
 import { Jail } from "../../agent/runtime/jail.ts";
 import { isAlive } from "../../agent/runtime/proc.ts";
 import { Pool } from "../../agent/runtime/pool.ts";
@@ -17,7 +16,7 @@ import { VMM_FILES } from "../../proto/vmm.ts";
 import { until } from "../kit/until.ts";
 import { type BootInput, bootSpec, HELLO } from "./boot-sides.ts";
 import { GuestLines } from "./guest-lines.ts";
-import { makeRequest } from "./vmm-start.ts";
+import { makeRequest, untilWarm } from "./vmm-start.ts";
 
 const UID_BASE = 1_930_100_000;
 /** The process is the pool's, and no child of ours: only silence tells that it is gone. */
@@ -52,7 +51,7 @@ export class PoolBoots implements Disposable {
       squashfsPath: this.#image,
       machineId: MachineId.create(),
     });
-    await this.#untilWarm(request);
+    await untilWarm(this.#pool, request, this.#machines);
     const dir = join(this.#machines, request.machineId);
     const fifo = join(this.#machines, VMM_FILES.console);
     using lines = new GuestLines(fifo);
@@ -80,14 +79,8 @@ export class PoolBoots implements Disposable {
       this.#jail.leave(request.machineId);
       rmSync(dir, { recursive: true, force: true });
       // The next one gets ready now, and not beside whoever's turn it is.
-      await this.#untilWarm(request);
+      await untilWarm(this.#pool, request, this.#machines);
     }
-  }
-
-  async #untilWarm(request: RunRequest): Promise<void> {
-    // A start in a directory that exists is a cold one; it tells the pool what to be ready for.
-    if (this.#pool.ready === 0) this.#pool.take(request, this.#machines);
-    await until("a process waits", () => this.#pool.ready > 0);
   }
 
   [Symbol.dispose](): void {

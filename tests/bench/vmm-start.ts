@@ -111,6 +111,13 @@ export const makeRequest = (named: Pick<RunRequest, Named>): RunRequest => ({
   ...named,
 });
 
+/** Until a process for such a request waits in the pool; `dir` is any that exists. */
+export async function untilWarm(pool: Pool, request: RunRequest, dir: string): Promise<void> {
+  // A start in a directory that exists is a cold one; it tells the pool what to be ready for.
+  if (pool.ready === 0) pool.take(request, dir);
+  await until("a process waits", () => pool.ready > 0);
+}
+
 /** Starts machines as an agent does; everything is gone at the end of the scope. */
 export class Starter implements Disposable {
   readonly #machines: string;
@@ -155,7 +162,7 @@ export class Starter implements Disposable {
       jailHook(this.#jail),
       vmmHook(launch, systemClock),
     ];
-    if (side === "pool") await this.#untilWarm(context.request);
+    if (side === "pool") await untilWarm(this.#pool, context.request, this.#machines);
     const spoke = port.spoke();
     let from = performance.now();
     for (const hook of hooks) {
@@ -173,12 +180,6 @@ export class Starter implements Disposable {
       for (const hook of hooks.toReversed()) await hook.down(context);
       rmSync(context.dir, { recursive: true, force: true });
     }
-  }
-
-  async #untilWarm(request: RunRequest): Promise<void> {
-    // A start in a directory that exists is a cold one; it tells the pool what to be ready for.
-    if (this.#made === 1 || this.#pool.ready === 0) this.#pool.take(request, this.#machines);
-    await until("a process waits", () => this.#pool.ready > 0);
   }
 
   #context(machineId: string): HookContext {

@@ -3,8 +3,9 @@
  * process. Only what needs the VM itself needs /dev/kvm.
  */
 import { expect, test } from "bun:test";
-import { chmodSync, existsSync, readdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { chmodSync, copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
+import { basename, join } from "node:path";
+import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
 import { VMM_EXIT, type VmmSpec } from "../../proto/vmm.ts";
 import { makeSpec, TemporaryDirectory, VmmProcess, writePlainInitrd } from "./kit.ts";
 
@@ -123,9 +124,20 @@ test.skipIf(!canBecomeNobody)("/dev/kvm without permission is KVM_MISSING", () =
   const directory = temporary.make("machine");
   writeFileSync(join(directory, "spec.json"), JSON.stringify(makeSpec({ kernelPath })));
   for (const path of [temporary.path, directory]) chmodSync(path, 0o777);
-  const main = join(import.meta.dir, "../../agent/vmm/main.ts");
+  // Copies: nobody may not be let into the directory that this checkout is in.
+  const copy = (source: string): string => {
+    const target = join(temporary.path, basename(source));
+    copyFileSync(source, target);
+    chmodSync(target, 0o755);
+    return target;
+  };
+  const shim = copy(join(import.meta.dir, "../../native/out/libleveret.so"));
   const drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-  const run = Bun.spawnSync([...drop, process.execPath, main, directory], { stderr: "pipe" });
+  const run = Bun.spawnSync([...drop, copy(process.execPath), copy(JAILED_ENTRY), directory], {
+    stderr: "pipe",
+    cwd: temporary.path,
+    env: { ...process.env, LEVERET_SHIM: shim },
+  });
   const said = run.stderr.toString();
   expect({ code: run.exitCode, said }).toMatchObject({ code: VMM_EXIT.kvmMissing });
   expect(said).toContain(

@@ -9,12 +9,9 @@ import { join } from "node:path";
 import { abortReason, type Clock } from "../../lib/clock.ts";
 import { LvError } from "../../proto/errors.ts";
 import { Download, type BlobSource } from "./download.ts";
-import { TEMPORARY, temporaryName, writeWhole } from "./durable.ts";
+import { temporaryName, writeWhole } from "./durable.ts";
 import type { Descriptor } from "./manifest.ts";
 import { isDigest } from "../../proto/image-reference.ts";
-
-/** Longer than any pause of a process that still writes. */
-const STALE_MS = 60 * 60_000;
 
 type Watch = (bytes: number) => void;
 /** `fetched`: in this run of the builder, so its bytes were seen whole. */
@@ -51,18 +48,6 @@ export class BlobStore {
   async put(digest: string, bytes: Uint8Array): Promise<void> {
     await mkdir(this.#dir, { recursive: true });
     await writeWhole(this.path(digest), bytes);
-  }
-
-  /** Removes temporary files of dead processes; one that is loading an image writes to its own. */
-  async clean(): Promise<void> {
-    await mkdir(this.#dir, { recursive: true });
-    for (const name of await readdir(this.#dir)) {
-      if (!name.includes(TEMPORARY)) continue;
-      const path = join(this.#dir, name);
-      const stats = await stat(path).catch(nullWhenMissing);
-      if (stats !== null && this.#clock.now() - stats.mtimeMs > STALE_MS)
-        await rm(path, { force: true });
-    }
   }
 
   /** Complete blobs and partial ones nobody is loading; the size is what they take on disk. */

@@ -8,7 +8,6 @@
  * A build has its own deadline and the builder's lifetime; callers only watch it. Callers that
  * ask for the same digest under several names share one build.
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "../../lib/clock.ts";
 import { LIMITS } from "../../lib/limits.ts";
@@ -17,6 +16,7 @@ import { BlobStore } from "./blobs.ts";
 import { ImageCache } from "./cache.ts";
 import { Collector, type Collected, type DiskRoom } from "./collector.ts";
 import type { BlobSource } from "./download.ts";
+import { removeAbandoned } from "./durable.ts";
 import { LayeredWriter } from "./emit.ts";
 import { Flattener } from "./flatten.ts";
 import { Garbage } from "./garbage.ts";
@@ -222,9 +222,9 @@ export class ImageBuilder {
   }
 
   async #prepare(): Promise<void> {
-    await mkdir(this.#dir, { recursive: true });
+    for (const folder of ["images", "blobs", "blobs/sha256", "blobs/loaded"])
+      await removeAbandoned(join(this.#dir, folder));
     await this.#cache.clean();
-    await this.#blobs.clean();
   }
 
   #start(resolved: Resolved): Flight {

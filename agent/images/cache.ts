@@ -3,10 +3,10 @@
  * written last, so an image is there when its json is; anything else in the folder is what an
  * interrupted build left and goes at start.
  */
-import { mkdir, readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
+import { readdir, readFile, rename, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { syncDirectory, TEMPORARY, temporaryName, writeDurably, writeWhole } from "./durable.ts";
+import { syncDirectory, temporaryName, writeDurably, writeWhole } from "./durable.ts";
 import { PLATFORM } from "./manifest.ts";
 import { WRITER_VERSION } from "./squashfs.ts";
 import type { BuiltImage, ImageConfig, StoredImage } from "./types.ts";
@@ -44,14 +44,12 @@ export class ImageCache {
     return join(this.#dir, `${this.key(digest)}.${extension}`);
   }
 
-  /** Makes the folder and removes what an interrupted build left. */
+  /** Removes what an interrupted build left under its own name. */
   async clean(): Promise<void> {
-    await mkdir(this.#dir, { recursive: true });
     const names = new Set(await readdir(this.#dir));
     for (const name of names) {
-      const isStale = name.includes(TEMPORARY);
       const isHalf = name.endsWith(".squashfs") && !names.has(name.replace(/\.squashfs$/, ".json"));
-      if (isStale || isHalf) await rm(join(this.#dir, name), { force: true });
+      if (isHalf) await rm(join(this.#dir, name), { force: true });
     }
   }
 

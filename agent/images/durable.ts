@@ -4,14 +4,29 @@
  * and both are found out. Images are not checked when they are used and are synced.
  */
 import { randomUUID } from "node:crypto";
-import { open, rename, rm, writeFile } from "node:fs/promises";
-import { dirname } from "node:path";
+import { existsSync } from "node:fs";
+import { mkdir, open, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 
-/** The mark of a temporary name; what bears it belongs to a build that is under way or dead. */
-export const TEMPORARY = ".tmp-";
+/** `<path>.tmp-<pid>-<uuid>`: the process tells whether somebody still writes to it. */
+const TEMPORARY = /\.tmp-(\d+)-/;
 
 export function temporaryName(path: string): string {
-  return `${path}${TEMPORARY}${randomUUID()}`;
+  return `${path}.tmp-${process.pid}-${randomUUID()}`;
+}
+
+/**
+ * Removes temporary files of dead processes from a folder, which it makes, and those of this one:
+ * for a builder that has not begun to write. Another process may be loading an image.
+ */
+export async function removeAbandoned(dir: string): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  for (const name of await readdir(dir)) {
+    const pid = TEMPORARY.exec(name)?.[1];
+    if (pid === undefined) continue;
+    const isOthers = Number(pid) !== process.pid && existsSync(`/proc/${pid}`);
+    if (!isOthers) await rm(join(dir, name), { force: true });
+  }
 }
 
 /** Writes under a temporary name, then renames: whole or not there, but for a power cut. */

@@ -302,13 +302,20 @@ describe("builds and their waiters", () => {
     });
   });
 
-  test("what a killed build left is removed at the next start", async () => {
+  test("what dead processes left is removed at the next start, what others write is not", async () => {
     const { dir, store } = newStore("killed");
-    const images = join(dir, "images");
-    await runTool(["mkdir", "-p", images]);
-    for (const name of ["a.squashfs.tmp-1", "b.squashfs", "c.json.tmp-2"])
-      await Bun.write(join(images, name), "half");
+    const dead = Bun.spawn(["true"]);
+    await dead.exited;
+    const stale = [dead.pid, process.pid].flatMap((pid) =>
+      ["images/a.squashfs", "blobs/names.json", "blobs/sha256/load", "blobs/loaded/a.json"].map(
+        (name) => `${name}.tmp-${pid}-x`,
+      ),
+    );
+    const living = `blobs/sha256/load.tmp-${process.ppid}-x`;
+    for (const name of [...stale, living, "images/b.squashfs"])
+      await Bun.write(join(dir, name), "half");
     await store.ensure(`${registry.host}/busybox`);
-    expect(filesBelow(images).length).toBe(2);
+    expect(filesBelow(join(dir, "images")).length).toBe(2);
+    expect(filesBelow(dir).filter((path) => path.includes(".tmp-"))).toEqual([living]);
   });
 });

@@ -191,6 +191,7 @@ export const SYSCALL = {
   deleteModule: 176,
   epollCtl: 233,
   epollPwait: 281,
+  epollPwait2: 441,
   epollWait: 232,
   execve: 59,
   execveat: 322,

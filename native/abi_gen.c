@@ -220,7 +220,7 @@ static void print_numbers(void)
 	C(accept4) C(acct) C(add_key) C(adjtimex) C(bpf) C(brk) C(chroot) \
 	C(clock_adjtime) C(clock_gettime) C(clock_settime) C(clone) \
 	C(clone3) C(close) C(connect) C(delete_module) C(epoll_ctl) \
-	C(epoll_pwait) C(epoll_wait) C(execve) C(execveat) C(exit) \
+	C(epoll_pwait) C(epoll_pwait2) C(epoll_wait) C(execve) C(execveat) C(exit) \
 	C(exit_group) C(fallocate) C(fanotify_init) C(fcntl) C(fdatasync) \
 	C(finit_module) C(fork) C(fsconfig) C(fsmount) C(fsopen) C(fspick) \
 	C(futex) C(getpid) C(getrandom) C(getsockopt) C(gettid) \

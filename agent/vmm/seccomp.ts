@@ -62,7 +62,8 @@ const BOTH: readonly Syscall[] = [
 ];
 
 const IO_ONLY: readonly Syscall[] = [
-  ...(["epollWait", "epollPwait", "readv", "writev", "pread64", "pwrite64"] as const),
+  ...(["epollWait", "epollPwait", "epollPwait2"] as const),
+  ...(["readv", "writev", "pread64", "pwrite64"] as const),
   ...(["preadv", "pwritev", "preadv2", "pwritev2", "fdatasync", "fallocate"] as const),
   ...(["accept4", "connect", "recvfrom", "recvmsg", "getsockopt", "fcntl"] as const),
   ...(["unlink", "getrandom", "ppoll", "ioUringEnter"] as const),

@@ -441,7 +441,7 @@ int fuzz_device(const struct target *target, const uint8_t *data, size_t size)
 	if ((choice & 0x20) != 0)
 		fuzz.features &= ~0xffffffull | take(&fuzz.script, 3);
 	fuzz.device->coalesce.enabled =
-	    (choice & 0x40) != 0 && fuzz.device->ops->coalesces;
+	    (choice & 0x40) != 0 && fuzz.device->ops->coalesces.queues != 0;
 	driver_start(&fuzz, false);
 	for (uint32_t i = 0; i < ACTIONS_MAX && fuzz.script.left > 0; i++)
 		act(&fuzz);

@@ -29,14 +29,12 @@ void lv_board_out(struct lv_vcpu *vcpu, uint16_t port, uint8_t byte)
 
 	if (serial_at(vm, port)) {
 		lv_serial_write(&vm->serial, port - vm->serial.port, byte);
-	} else if (port == 0) {
-		return; /* what the next two are when there is none */
-	} else if (port == vm->config.debug_port) {
+	} else if (port != 0 && port == vm->config.debug_port) {
 		event.kind = LV_EVENT_DEBUG;
 		event.value = byte;
 		lv_events_post(&vm->events, &event);
 		return;
-	} else if (port == vm->config.power_port) {
+	} else if (port != 0 && port == vm->config.power_port) {
 		if (byte == vm->config.power_off)
 			event.kind = LV_EVENT_POWER_OFF;
 		else if (byte == vm->config.reset)
@@ -66,11 +64,6 @@ void lv_board_mmio(struct lv_vm *vm, uint64_t gpa, uint8_t *data, uint32_t len,
 		memset(data, 0xff, len);
 	else if (index < vm->device_count)
 		lv_mmio_write(vm->device[index], gpa % LV_PAGE, data, len);
-}
-
-static uint64_t registers_at(const struct lv_vm *vm, uint32_t device)
-{
-	return vm->config.device_base + (uint64_t)device * LV_PAGE;
 }
 
 static int connect_irq(struct lv_vm *vm, int fd, uint32_t gsi)
@@ -106,7 +99,8 @@ static int connect_register(struct lv_vm *vm, const struct lv_device *device,
 {
 	struct kvm_ioeventfd write = {
 	    .datamatch = value,
-	    .addr = registers_at(vm, device->index) + offset,
+	    .addr = vm->config.device_base + (uint64_t)device->index * LV_PAGE +
+		    offset,
 	    .len = 4,
 	    .fd = fd,
 	    .flags = KVM_IOEVENTFD_FLAG_DATAMATCH,

@@ -10,17 +10,18 @@ void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve)
 	uint32_t budget = LV_DRAIN_BUDGET;
 	struct lv_chain chain;
 	int64_t done = 0;
+	bool polled;
 
 	if (!device->active || !ring->ready)
 		return;
 	do {
 		while (budget > 0 && lv_device_pop(device, queue, &chain)) {
-			budget--;
 			done = serve(device, &chain);
 			if (done == LV_LATER) {
 				lv_queue_undo(ring);
 				break;
 			}
+			budget--;
 			LV_COUNT(device, requests, 1);
 			if (done == LV_MALFORMED)
 				LV_COUNT(device, malformed, 1);
@@ -30,12 +31,10 @@ void lv_device_drain(struct lv_device *device, uint32_t queue, lv_serve *serve)
 		}
 		if (budget == 0)
 			lv_eventfd_signal(device->kick_fd[queue]);
-	} while (done != LV_LATER && budget > 0 && device->active &&
-		 !(budget < LV_DRAIN_BUDGET && device->coalesce.enabled &&
-		   lv_coalesce_poll(device)) &&
+		polled =
+		    budget < LV_DRAIN_BUDGET && lv_coalesce_poll(device, queue);
+	} while (done != LV_LATER && budget > 0 && device->active && !polled &&
 		 lv_queue_rearm(ring));
-	if (done == LV_LATER)
-		device->coalesce.chain_ns = 0; /* polling is of no use */
 	lv_device_signal(device, queue);
 }
 
@@ -92,5 +91,5 @@ uint64_t lv_device_tick(struct lv_device *device, uint64_t now_ns)
 		device->now_ns = now_ns;
 		device->ops->tick(device);
 	}
-	return lv_coalesce_tick(device, now_ns) ? now_ns : device->wake_ns;
+	return lv_coalesce_tick(device, now_ns);
 }

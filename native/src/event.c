@@ -13,7 +13,7 @@ uint64_t lv_now_ns(void)
 	struct timespec now = {0};
 
 	(void)clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	return (uint64_t)now.tv_sec * LV_SECOND_NS + (uint64_t)now.tv_nsec;
 }
 
 int lv_events_init(struct lv_events *events)

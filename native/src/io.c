@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 
 #include "lv.h"
 
@@ -46,7 +47,7 @@ int lv_thread_start(pthread_t *thread, void *(*run)(void *), void *arg)
 }
 
 /* Calls the ticks that are due; returns how long epoll may sleep. */
-static int tick(const struct lv_io *io)
+static struct timespec tick(const struct lv_io *io)
 {
 	uint64_t now_ns = lv_now_ns();
 	uint64_t wake_ns = LV_NEVER;
@@ -54,9 +55,9 @@ static int tick(const struct lv_io *io)
 	for (uint32_t i = 0; i < io->count; i++)
 		wake_ns =
 		    lv_min(wake_ns, lv_device_tick(io->devices[i], now_ns));
-	if (wake_ns == LV_NEVER)
-		return -1;
-	return wake_ns > now_ns ? (int)((wake_ns - now_ns) / 1000000) + 1 : 0;
+	wake_ns -= lv_min(wake_ns, now_ns);
+	return (struct timespec){(time_t)(wake_ns / LV_SECOND_NS),
+				 (long)(wake_ns % LV_SECOND_NS)};
 }
 
 /* A device may take a part and kick itself for the rest, within bounds. */
@@ -101,12 +102,15 @@ static void *run(void *arg)
 	int count;
 
 	/* A thread that wakes it goes on: the guest fills its queues first, and
-	 * one wake-up serves them all. Where that is refused it is only slower.
-	 */
+	 * one wake-up serves them all. It sleeps for microseconds (coalesce.c).
+	 * Where that is refused it is only slower. */
 	(void)pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
+	(void)prctl(PR_SET_TIMERSLACK, 1ul);
 	count = lv_filter_install(&io->filter, 0);
 	while (count >= 0) {
-		count = epoll_wait(io->epoll_fd, ready, BATCH, tick(io));
+		struct timespec wait = tick(io);
+
+		count = epoll_pwait2(io->epoll_fd, ready, BATCH, &wait, NULL);
 		if (count < 0) /* EINTR: io_uring's work on our behalf */
 			count = errno == EINTR ? 0 : -errno;
 		for (int i = 0; i < count; i++)
@@ -123,7 +127,7 @@ static int watch_device(struct lv_io *io, uint32_t index)
 	struct lv_device *device = io->devices[index];
 	int error = 0;
 
-	device->coalesce.enabled = device->ops->coalesces;
+	device->coalesce.enabled = device->ops->coalesces.queues != 0;
 	for (uint32_t q = 0; q < device->queues && error == 0; q++)
 		error = lv_epoll_add(io->epoll_fd, device->kick_fd[q], EPOLLIN,
 				     tag(TAG_KICK + q, index));
@@ -155,21 +159,19 @@ int lv_io_start(struct lv_io *io, struct lv_device **devices, uint32_t count,
 	return error;
 }
 
-static void finish(struct lv_device *device)
-{
-	LV_LOCKED(&device->lock);
-	if (device->ops->finish != NULL)
-		device->ops->finish(device);
-}
-
 void lv_io_stop(struct lv_io *io)
 {
 	if (io->running) {
 		lv_eventfd_signal(io->stop_fd);
 		(void)pthread_join(io->thread, NULL);
 	}
-	for (uint32_t i = 0; i < io->count; i++)
-		finish(io->devices[i]);
+	for (uint32_t i = 0; i < io->count; i++) {
+		struct lv_device *device = io->devices[i];
+
+		LV_LOCKED(&device->lock);
+		if (device->ops->finish != NULL)
+			device->ops->finish(device);
+	}
 	(void)close(io->stop_fd);
 	(void)close(io->epoll_fd);
 }

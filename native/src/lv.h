@@ -32,6 +32,7 @@
 #define LV_QUEUES_MAX	 8u
 #define LV_EVENTS_MAX	 64u
 #define LV_NEVER	 UINT64_MAX /* of a time */
+#define LV_SECOND_NS	 1000000000u
 
 #define LV_LENGTH(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -198,7 +199,11 @@ struct lv_device_ops {
 	 * whom says serve, NULL = they stay. */
 	void (*notify)(struct lv_device *device, uint32_t queue);
 	lv_serve *serve[4];
-	bool coalesces;	      /* interrupts, on the I/O thread */
+	/* For coalesce.c: which queues may be polled, bit by bit, and how long
+	 * an answer may wait for its interrupt: when nothing comes, at all. */
+	struct {
+		uint32_t queues, quiet_ns, hold_ns;
+	} coalesces;
 	uint32_t poll_events; /* EPOLL*, beside EPOLLIN */
 	/* They came from poll_fd. I/O thread. */
 	void (*poll)(struct lv_device *device);
@@ -217,12 +222,12 @@ struct lv_device_ops {
 };
 
 struct lv_coalesce {
-	bool enabled; /* by whoever calls lv_device_tick all the time */
-	bool polls;   /* its queues: no kick and no interrupt meanwhile */
-	uint32_t served;
-	uint32_t skip, interval; /* drains to do without, and the last time */
-	uint64_t chain_ns;	 /* a queue was last served */
-	uint64_t signal_ns;	 /* interrupts were last sent */
+	bool enabled;	   /* by whoever calls lv_device_tick when it says */
+	bool polls;	   /* some queues: no kick and no interrupt meanwhile */
+	uint32_t skip;	   /* drains to do without */
+	uint64_t moved;	   /* bytes, when it began to poll */
+	uint64_t chain_ns; /* a queue was last served */
+	uint64_t signal_ns; /* interrupts were last sent */
 };
 
 struct lv_device {
@@ -290,12 +295,10 @@ void lv_device_configure(struct lv_device *device, uint32_t offset,
 /* Sends the queue's interrupt when the driver wants one. */
 void lv_device_signal(struct lv_device *device, uint32_t queue);
 void lv_device_fail(struct lv_device *device, enum lv_device_fault fault);
-/* Fewer interrupts (coalesce.c): something was served, are queues polled now
- * instead of rearmed? Are they still? */
-#define LV_COALESCE_QUIET_NS 20000u
-#define LV_COALESCE_HOLD_NS  100000u
-bool lv_coalesce_poll(struct lv_device *device);
-bool lv_coalesce_tick(struct lv_device *device, uint64_t now_ns);
+/* Fewer interrupts (coalesce.c): something was served, is the queue polled now
+ * instead of rearmed? And lv_device_tick's part. */
+bool lv_coalesce_poll(struct lv_device *device, uint32_t queue);
+uint64_t lv_coalesce_tick(struct lv_device *device, uint64_t now_ns);
 /* After this many chains of a drain the queue kicks itself and lets others go
  * first. */
 #define LV_DRAIN_BUDGET 256u

@@ -44,12 +44,10 @@ _Static_assert(sizeof(struct config) == 12, "5.1.4");
 /* The other side is gone: the guest sees its cable pulled. */
 static void unplug(struct net *net)
 {
-	uint16_t status = 0;
-
 	net->host.open = false;
 	LV_COUNT(&net->device, errors, 1);
 	lv_device_configure(&net->device, offsetof(struct config, status),
-			    &status, sizeof(status));
+			    &(uint16_t){0}, sizeof(uint16_t));
 }
 
 /* One more for a frame of which others hold a part. */
@@ -171,8 +169,6 @@ static void notify(struct lv_device *device, uint32_t queue)
 /* Something came, or there is room again. */
 static void poll(struct lv_device *device)
 {
-	if (!device->active)
-		return;
 	receive((struct net *)device);
 	if (lv_net_host_flush(&((struct net *)device)->host) != -EAGAIN)
 		lv_device_drain(device, TX, transmit);
@@ -216,6 +212,7 @@ const struct lv_device_ops lv_net_ops = {
     .features = F_MAC | F_MTU | F_STATUS | F_MRG_RXBUF,
     .init = init,
     .notify = notify,
+    .coalesces = {1u << TX, 100000, 300000},
     .poll_events = EPOLLOUT | EPOLLET,
     .poll = poll,
     .tick = poll,

@@ -6,7 +6,6 @@
  */
 #include "lv.h"
 
-#define SECOND_NS 1000000000u
 /* What is due later than this is asked for again: a clock's arithmetic. */
 #define WAIT_MAX_NS 3600000000000ull /* an hour */
 
@@ -35,14 +34,14 @@ static uint64_t bucket_wait(struct lv_bucket *bucket, uint64_t now_ns)
 	fresh = (unsigned __int128)(now_ns - bucket->filled_ns) * bucket->rate;
 	/* The time of a token's part stays on the clock. */
 	bucket->filled_ns =
-	    now_ns - (uint64_t)(fresh % SECOND_NS) / bucket->rate;
-	fresh /= SECOND_NS;
+	    now_ns - (uint64_t)(fresh % LV_SECOND_NS) / bucket->rate;
+	fresh /= LV_SECOND_NS;
 	/* A debt may be larger than the burst, and time pays all of it. */
 	bucket->tokens += fresh < (uint64_t)room ? (int64_t)fresh : room;
 	if (bucket->tokens > 0)
 		return 0;
 	wait_ns = (unsigned __int128)(1 - bucket->tokens);
-	wait_ns = (wait_ns * SECOND_NS + bucket->rate - 1) / bucket->rate;
+	wait_ns = (wait_ns * LV_SECOND_NS + bucket->rate - 1) / bucket->rate;
 	return bucket->filled_ns +
 	       (wait_ns < WAIT_MAX_NS ? (uint64_t)wait_ns : WAIT_MAX_NS);
 }

@@ -46,8 +46,7 @@ static void on_trap(int signal, siginfo_t *info, void *context)
 	(void)context;
 	for (; *digit == '#'; digit--, number /= 10)
 		*digit = (char)('0' + number % 10);
-	if (write(2, line, sizeof(line) - 1) < 0)
-		_exit(STATUS_VMM_FAULT); /* the log is closed: so be it */
+	(void)!write(2, line, sizeof(line) - 1); /* unless it is closed */
 	_exit(STATUS_VMM_FAULT);
 }
 

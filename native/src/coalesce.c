@@ -15,6 +15,9 @@
  * were moved without a kick, the next SKIP drains do without. Nothing is polled
  * while nothing is asked.
  *
+ * Of a network only the transmit queue is polled. Its receive queue asks for
+ * buffers as ever, and frames wake the thread; their interrupts wait, too.
+ *
  * All of it under the device's lock.
  */
 #include "lv.h"

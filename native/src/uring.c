@@ -56,7 +56,7 @@ int lv_uring_init(struct lv_uring *ring, int file)
 	ring->bytes = params.cq_off.cqes +
 		      params.cq_entries * sizeof(struct io_uring_cqe);
 	sq_end = params.sq_off.array + LV_URING_MAX * sizeof(uint32_t);
-	ring->bytes += sq_end - lv_min(sq_end, ring->bytes);
+	ring->bytes = sq_end > ring->bytes ? sq_end : ring->bytes;
 	ring->rings = map(ring->fd, ring->bytes, IORING_OFF_SQ_RING);
 	ring->sqes =
 	    map(ring->fd, LV_URING_MAX * sizeof(*ring->sqes), IORING_OFF_SQES);

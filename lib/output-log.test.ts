@@ -10,7 +10,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { OUTPUT_STREAM, OutputLogReader, OutputLogWriter } from "./output-log.ts";
+import { OutputLogReader } from "./output-log-reader.ts";
+import { OUTPUT_STREAM, OutputLogWriter } from "./output-log.ts";
 
 let directory = "";
 let path = "";

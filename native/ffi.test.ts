@@ -11,7 +11,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { make, printAbi } from "./build.ts";
-import { openShim, ShimError, Vm, type VmConfig, type VmEvent } from "./ffi.ts";
+import { SystemError } from "../lib/system-error.ts";
+import { openShim, Vm, type VmConfig, type VmEvent } from "./ffi.ts";
 
 const GIB = 2 ** 30;
 const CONFIG: VmConfig = {
@@ -96,8 +97,8 @@ test("a missing library says how to build it", () => {
   expect(() => openShim("/nonexistent/libleveret.so")).toThrow(/bun run build/);
 });
 
-test("a ShimError names the call and the errno", () => {
-  const error = new ShimError("lv_vm_create", 13);
+test("a SystemError names the call and the errno", () => {
+  const error = new SystemError("lv_vm_create", 13);
   expect(error.message).toBe("lv_vm_create: EACCES (13)");
   expect(error.errno).toBe(13);
 });
@@ -213,7 +214,7 @@ describe.skipIf(!kvmOpens())("with /dev/kvm", () => {
       msr.setUint32(0, 0x174, true); // SYSENTER_CS
       vm.setMsrs(0, new Uint8Array(msr.buffer));
       msr.setUint32(0, 0xdeadbeef, true);
-      expect(() => vm.setMsrs(0, new Uint8Array(msr.buffer))).toThrow(ShimError);
+      expect(() => vm.setMsrs(0, new Uint8Array(msr.buffer))).toThrow(SystemError);
       expect(() => vm.setCpuid(1, cpuid)).toThrow("EINVAL");
       expect(() => vm.setState(0, "regs", new Uint8Array(8))).toThrow("EINVAL");
     } finally {

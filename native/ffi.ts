@@ -1,6 +1,5 @@
 /**
- * The only door to libleveret.so (native/leveret.h is its contract) and the only
- * importer of bun:ffi.
+ * The only door to libleveret.so (native/leveret.h is its contract).
  *
  * Threads: everything here is called on the JS main thread. C threads never call
  * back; they leave events in a ring and make `eventFd` readable.
@@ -10,12 +9,10 @@
  * Numbers, never bigints, outside: nothing here is larger than 2^53.
  */
 import { dlopen, type Pointer, toArrayBuffer } from "bun:ffi";
-import { existsSync } from "node:fs";
-import { constants } from "node:os";
-import { join } from "node:path";
+import { fileExists } from "../lib/libc.ts";
+import { ERRNO, SystemError } from "../lib/system-error.ts";
 import * as abi from "./abi.gen.ts";
 import { entryCount, entryList, LIST_BYTES } from "./entry-list.ts";
-import { ShimError } from "./shim-error.ts";
 import type {
   VmConfig,
   Region,
@@ -37,7 +34,6 @@ import type {
 } from "./ffi-types.ts";
 
 export type * from "./ffi-types.ts";
-export { ShimError };
 
 /** A window is at most this long: JavaScriptCore's limit is 4 GiB. */
 const WINDOW_MAX_BYTES = 2 ** 31;
@@ -80,9 +76,9 @@ const SYMBOLS = {
 /** The loaded library's functions, each as in leveret.h. */
 export type Shim = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
 
-/** Throws ShimError for a negative result, else returns it. */
+/** Throws SystemError for a negative result, else returns it. */
 function check(call: string, result: number): number {
-  if (result < 0) throw new ShimError(call, -result);
+  if (result < 0) throw new SystemError(call, -result);
   return result;
 }
 
@@ -90,8 +86,8 @@ function check(call: string, result: number): number {
  * Loads the shim, by default native/out/libleveret.so. Throws an Error that says
  * how to build it when the file is missing or of another ABI version.
  */
-export function openShim(path = join(import.meta.dir, "out/libleveret.so")): Shim {
-  if (!existsSync(path)) {
+export function openShim(path = `${import.meta.dir}/out/libleveret.so`): Shim {
+  if (!fileExists(path)) {
     throw new Error(`Cannot load ${path}: no such file; run "bun run build" to make it`);
   }
   const shim = dlopen(path, SYMBOLS).symbols;
@@ -172,7 +168,7 @@ function readRegions(shim: Shim, handle: Pointer): Region[] {
   const out = new DataView(new ArrayBuffer(abi.REGION.bytes));
   for (let index = 0; index < abi.MAX_REGIONS; index++) {
     const result = shim.lv_vm_region(handle, index, asBytes(out));
-    if (result === -constants.errno.ENOENT) break;
+    if (result === -ERRNO.ENOENT) break;
     check("lv_vm_region", result);
     const gpa = getU64(out, abi.REGION.gpa);
     const hva = getU64(out, abi.REGION.hva);
@@ -192,7 +188,7 @@ function asPointer(address: number): Pointer {
 
 /**
  * One virtual machine: create, fill `regions`, add devices, set vCPU state, start,
- * take events, stop, destroy. Every method may throw ShimError.
+ * take events, stop, destroy. Every method may throw SystemError.
  */
 export class Vm {
   readonly regions: readonly Region[];
@@ -208,12 +204,12 @@ export class Vm {
     this.eventFd = check("lv_vm_event_fd", shim.lv_vm_event_fd(handle));
   }
 
-  /** Throws ShimError ENOENT, EACCES or ENODEV without a usable KVM, ENOTSUP without a capability. */
+  /** Throws SystemError ENOENT, EACCES or ENODEV without a usable KVM, ENOTSUP without a capability. */
   static probe(shim: Shim = openShim()): void {
     const missing = new Uint32Array(1);
     const result = shim.lv_kvm_probe(missing);
-    if (result === -constants.errno.ENOTSUP) {
-      throw new ShimError("lv_kvm_probe", -result, `KVM lacks capability ${missing[0] ?? 0}`);
+    if (result === -ERRNO.ENOTSUP) {
+      throw new SystemError("lv_kvm_probe", -result, `KVM lacks capability ${missing[0] ?? 0}`);
     }
     check("lv_kvm_probe", result);
   }
@@ -269,7 +265,7 @@ export class Vm {
     const count = entryCount(entries, abi.MSR_ENTRY_BYTES);
     // KVM stops at the first it refuses and returns how many it took.
     if (this.#vcpuCall(vcpu, abi.SET_MSRS, entryList(entries, count)) !== count)
-      throw new ShimError("lv_vcpu_call", constants.errno.EIO, "an MSR was refused");
+      throw new SystemError("lv_vcpu_call", ERRNO.EIO, "an MSR was refused");
   }
 
   /** The kernel's own struct: kvm_regs, kvm_sregs, kvm_fpu or kvm_lapic_state. */
@@ -436,7 +432,7 @@ export class Vm {
       translation.setBigUint64(0, word("sregs", CS_BASE) + word("regs", RIP), true);
       this.#vcpuCall(vcpu, abi.TRANSLATE, asBytes(translation));
     } catch (error) {
-      if (error instanceof ShimError) return new Uint8Array(0);
+      if (error instanceof SystemError) return new Uint8Array(0);
       throw error;
     }
     const gpa = getU64(translation, TRANSLATION.gpa);

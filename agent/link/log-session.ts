@@ -8,7 +8,7 @@
 import { create } from "@bufbuild/protobuf";
 import { type FSWatcher, watch } from "node:fs";
 import { LIMITS } from "../../lib/limits.ts";
-import { OutputLogReader } from "../../lib/output-log.ts";
+import { OutputLogReader } from "../../lib/output-log-reader.ts";
 import {
   LogChunk_Stream,
   type LogChunk,

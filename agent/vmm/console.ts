@@ -1,13 +1,12 @@
 /** console.log: the serial output of the guest's kernel, and its last words. */
-import { closeSync, openSync, readSync } from "node:fs";
-import { fstatSync } from "node:fs";
+import { closeFile, fileStatus, openFile, readAt } from "../../lib/libc.ts";
 import { printable } from "./guest-channel.ts";
 
 const TAIL_BYTES = 8 << 10;
 const QUOTE_MAX_LENGTH = 200;
 
 /** Empty for a new run; the caller closes it. */
-export const openConsole = (path: string): number => openSync(path, "w", 0o600);
+export const openConsole = (path: string): number => openFile(path, "replace");
 
 /**
  * The line that says why a kernel stopped when there is one, else the last line
@@ -16,14 +15,14 @@ export const openConsole = (path: string): number => openSync(path, "w", 0o600);
 export function lastConsoleLine(path: string): string {
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    fd = openFile(path, "read");
   } catch {
     return ""; // it is a quotation, not worth a second error
   }
   try {
-    const size = fstatSync(fd).size;
+    const size = fileStatus(fd).bytes;
     const tail = new Uint8Array(Math.min(size, TAIL_BYTES));
-    const got = readSync(fd, tail, 0, tail.length, size - tail.length);
+    const got = readAt(fd, tail, size - tail.length);
     const lines = new TextDecoder()
       .decode(tail.subarray(0, got))
       .split("\n")
@@ -32,6 +31,6 @@ export function lastConsoleLine(path: string): string {
     const panic = lines.findLast((line) => line.includes("Kernel panic - not syncing"));
     return panic ?? lines.at(-1) ?? "";
   } finally {
-    closeSync(fd);
+    closeFile(fd);
   }
 }

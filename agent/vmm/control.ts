@@ -4,10 +4,10 @@
  * checked for shape only; a line or an unread backlog over the limit ends the client.
  * A crash leaves the socket file behind; the next start unlinks it.
  */
+import { removeFile } from "../../lib/libc.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import type { VmmMetrics, VmmPush, VmmReply, VmmRequest, VmmStatus } from "../../proto/vmm.ts";
 import { isAction } from "./actions.ts";
-import { removeSocket } from "./guest-channel.ts";
 import { SocketWriter } from "./socket-writer.ts";
 
 const BACKLOG_LIMIT_BYTES = 256 << 10;
@@ -121,7 +121,7 @@ class Client {
 }
 
 export function listenForControl(path: string, first: ControlHandler): ControlServer {
-  removeSocket(path);
+  removeFile(path);
   let handler = first;
   const clients = new Set<Client>();
   const listener = Bun.listen<Client>({
@@ -156,7 +156,7 @@ export function listenForControl(path: string, first: ControlHandler): ControlSe
     idle: () => [...clients].every((client) => client.idle),
     close: () => {
       listener.stop(true);
-      removeSocket(path);
+      removeFile(path);
     },
   };
 }

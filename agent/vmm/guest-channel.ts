@@ -7,11 +7,11 @@
  * channel and is reported once as `broken`. All on the main thread; a crash leaves
  * the socket file behind, which the next start unlinks.
  */
-import { unlinkSync } from "node:fs";
+import { removeFile } from "../../lib/libc.ts";
 import { GUEST_FRAME, GUEST_PORT, GUEST_PROTOCOL } from "../../proto/guest.ts";
 import { VMM_FILES } from "../../proto/vmm.ts";
 import { FrameParser } from "./frames.ts";
-import { errorCode, errorText } from "./errors.ts";
+import { errorText } from "./errors.ts";
 import { SocketWriter } from "./socket-writer.ts";
 
 export const GUEST_SOCKET = `${VMM_FILES.vsock}_${GUEST_PORT}`;
@@ -120,7 +120,8 @@ export type GuestChannel = {
 type Connection = { protocol: GuestProtocol; writer: SocketWriter };
 
 export function listenForGuest(path: string): GuestChannel {
-  removeSocket(path);
+  // A stale one makes listen fail with EADDRINUSE.
+  removeFile(path);
   let handler: GuestHandler | null = null;
   let active: Connection | null = null;
   let taken = false;
@@ -174,16 +175,7 @@ export function listenForGuest(path: string): GuestChannel {
     close: () => {
       over = true;
       listener.stop(true);
-      removeSocket(path);
+      removeFile(path);
     },
   };
-}
-
-/** A stale socket file makes listen fail with EADDRINUSE. */
-export function removeSocket(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch (error) {
-    if (errorCode(error) !== "ENOENT") throw error;
-  }
 }

@@ -9,7 +9,7 @@
  * guest's RAM before the first byte is written.
  * Sources: ELF-64 object file format; Documentation/arch/x86/boot.rst.
  */
-import { fstatSync, readSync } from "node:fs";
+import { fileStatus, readAt } from "../../lib/libc.ts";
 import { VMM_EXIT } from "../../proto/vmm.ts";
 import { VmmError } from "./errors.ts";
 import type { GuestMemory } from "./guest-memory.ts";
@@ -46,13 +46,10 @@ export type FileReader = { path: string; bytes: number; read(at: number, into: U
 export function fileReader(path: string, fd: number): FileReader {
   return {
     path,
-    bytes: fstatSync(fd).size,
+    bytes: fileStatus(fd).bytes,
     read: (at, into) => {
-      for (let done = 0; done < into.length;) {
-        const got = readSync(fd, into, done, into.length - done, at + done);
-        if (got === 0) throw invalid(path, "it is shorter than its own header says");
-        done += got;
-      }
+      if (readAt(fd, into, at) < into.length)
+        throw invalid(path, "it is shorter than its own header says");
     },
   };
 }

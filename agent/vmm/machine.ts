@@ -6,7 +6,14 @@
  * File descriptors: the shim duplicates those of disks and console; all of ours are
  * closed again on every path. A mapped kernel stays mapped without one.
  */
-import { closeSync, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
+import {
+  closeFile,
+  type FileStatus,
+  fileStatus,
+  openFile,
+  readText,
+  removeFile,
+} from "../../lib/libc.ts";
 import { type NetConfig, type Shim, Vm } from "../../native/ffi.ts";
 import { VMM_EXIT, type VmmExpected, type VmmSpec } from "../../proto/vmm.ts";
 import {
@@ -32,7 +39,6 @@ import {
 import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { writeGeneration } from "./generation.ts";
-import { removeSocket } from "./guest-channel.ts";
 import {
   fileReader,
   type FileReader,
@@ -79,14 +85,14 @@ export type Base = {
 const USUAL_DEVICES = [STANDING.length + 2, STANDING.length + 3] as const;
 
 /** Files that were opened; closed in one place. */
-type Open = (path: string, flags: string, fail: (why: string) => VmmError) => number;
+type Open = (path: string, how: "read" | "update", fail: (why: string) => VmmError) => number;
 
 /** Runs `work` with a way to open files that are closed when it is over. */
 function withFiles<T>(work: (open: Open) => T): T {
   const fds: number[] = [];
-  const open: Open = (path, flags, fail) => {
+  const open: Open = (path, how, fail) => {
     try {
-      const fd = openSync(path, flags);
+      const fd = openFile(path, how);
       fds.push(fd);
       return fd;
     } catch (error) {
@@ -96,11 +102,11 @@ function withFiles<T>(work: (open: Open) => T): T {
   try {
     return work(open);
   } finally {
-    for (const fd of fds) closeSync(fd);
+    for (const fd of fds) closeFile(fd);
   }
 }
 
-/** Throws VmmError or ShimError. */
+/** Throws VmmError or SystemError. */
 export function buildMachine(options: MachineOptions): Machine {
   return withFiles((open) => assemble(options, open));
 }
@@ -133,7 +139,7 @@ function createVm(shim: Shim, { cpus, memoryMib, hugepages = false }: VmmExpecte
 
 function prepare(shim: Shim, made: VmmExpected, vsockPath: string, open: Open): Base {
   const { cpus, kernelPath, initrdPath, memoryMib } = made;
-  const kernelFd = open(kernelPath, "r", (why) => kernelMissing(kernelPath, why));
+  const kernelFd = open(kernelPath, "read", (why) => kernelMissing(kernelPath, why));
   const kernel = fileReader(kernelPath, kernelFd);
   const plan = planKernel(kernel);
   const initrd = initrdPath === null ? null : openInitrd(initrdPath, open);
@@ -152,7 +158,7 @@ function prepare(shim: Shim, made: VmmExpected, vsockPath: string, open: Open): 
     setCpuids(vm, made);
     setStates(vm, cpus, plan.entry);
     // A stale file would stop it.
-    removeSocket(vsockPath);
+    removeFile(vsockPath);
     for (const device of STANDING) addStanding(vm, device, vsockPath);
     return { made, vm, plan, initrd: initrd === null ? null : place, acpi: new Map() };
   } catch (error) {
@@ -213,7 +219,7 @@ function kernelMissing(path: string, why: string): VmmError {
 function openInitrd(path: string, open: Open): FileReader {
   const fd = open(
     path,
-    "r",
+    "read",
     (why) =>
       new VmmError(
         "KERNEL_NOT_FOUND",
@@ -229,19 +235,17 @@ type OpenDisk = { fd: number; bytes: number };
 function openDisk(path: string, readOnly: boolean, open: Open): OpenDisk {
   const fail = (why: string): VmmError =>
     new VmmError("CONFIG_INVALID", VMM_EXIT.specInvalid, `Cannot open disk ${path}: ${why}`);
-  const fd = open(path, readOnly ? "r" : "r+", fail);
-  const stat = fstatSync(fd);
-  if (!stat.isFile() && !stat.isBlockDevice()) throw fail("it is no file and no block device");
-  const bytes = stat.isBlockDevice() ? blockDeviceBytes(stat) : stat.size;
+  const fd = open(path, readOnly ? "read" : "update", fail);
+  const status = fileStatus(fd);
+  if (status.kind === "other") throw fail("it is no file and no block device");
+  const bytes = status.kind === "block" ? blockDeviceBytes(status) : status.bytes;
   if (bytes < 512) throw fail("it is empty");
   return { fd, bytes };
 }
 
 /** stat says 0 for a block device; sysfs says 512-byte sectors. */
-function blockDeviceBytes(stat: Stats): number {
-  const major = Math.floor(stat.rdev / 256) & 0xfff;
-  const minor = (stat.rdev & 0xff) | ((stat.rdev >>> 12) & 0xfff00);
-  return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, "utf8")) * 512;
+function blockDeviceBytes({ major, minor }: FileStatus): number {
+  return Number(readText(`/sys/dev/block/${major}:${minor}/size`)) * 512;
 }
 
 function addStanding(vm: Vm, { kind, gsi }: StandingDevice, path: string): void {

@@ -8,8 +8,7 @@
  * per machine. A crash leaves sockets and a status that names a dead pid behind: the
  * supervisor sees the pid is gone, the next start replaces the rest.
  */
-import { closeSync, existsSync, readFileSync, writeSync } from "node:fs";
-import { basename } from "node:path";
+import { closeFile, fileExists, readText, writeSome } from "../../lib/libc.ts";
 import { LIMITS } from "../../lib/limits.ts";
 import {
   VMM_EXIT,
@@ -22,11 +21,11 @@ import { errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
 import { loadShim, runMachine } from "./process.ts";
 import { parseSpec } from "./spec.ts";
 import { discard, type Prepared, waitForBoot } from "./waiting.ts";
-import { hostPid, processStartTime, writeStatus } from "./status.ts";
+import { directoryName, hostPid, processStartTime, writeStatus } from "./status.ts";
 
 function printLine(line: string): void {
   try {
-    writeSync(2, `${line}\n`);
+    writeSome(2, new TextEncoder().encode(`${line}\n`));
   } catch {
     // vmm.log is on a full disk or closed: the exit code and status.json still say it
   }
@@ -46,7 +45,7 @@ function writeFailure(error: VmmError, specText: string): void {
     // the error says that the spec is no JSON
   }
   const status: VmmStatus = {
-    machineId: typeof raw.machineId === "string" ? raw.machineId : basename(process.cwd()),
+    machineId: typeof raw.machineId === "string" ? raw.machineId : directoryName(),
     incarnation: typeof raw.incarnation === "number" ? raw.incarnation : 0,
     pid: hostPid(),
     pidStartTime: processStartTime(),
@@ -72,7 +71,7 @@ async function main(): Promise<ExitCode> {
   try {
     enter(directory);
     entered = true;
-    if (existsSync(VMM_FILES.pool) && !existsSync(VMM_FILES.spec)) {
+    if (fileExists(VMM_FILES.pool) && !fileExists(VMM_FILES.spec)) {
       ahead = await waitForBoot(loadShim);
       if (ahead === null) return VMM_EXIT.ended;
     }
@@ -103,7 +102,7 @@ function enter(directory: string): void {
 
 function readSpecText(): string {
   try {
-    return readFileSync(VMM_FILES.spec, "utf8");
+    return readText(VMM_FILES.spec);
   } catch (error) {
     throw new VmmError(
       "CONFIG_INVALID",
@@ -127,6 +126,6 @@ process.on("uncaughtException", crash);
 process.on("unhandledRejection", crash);
 // No top-level await: bytecode is for CommonJS (native/build.ts).
 void main().then((code) => {
-  closeSync(2);
+  closeFile(2);
   process.exit(code);
 });

@@ -2,7 +2,7 @@
  * Ties one machine together: sockets, files, VM and the run, and ends them in order:
  * VM stopped, status.json written, clients told, sockets removed.
  */
-import { closeSync } from "node:fs";
+import { closeFile, removeFile } from "../../lib/libc.ts";
 import { type BalloonStats, openShim, type Vm } from "../../native/ffi.ts";
 import type { Reason } from "../../proto/errors.ts";
 import {
@@ -17,7 +17,7 @@ import { lastConsoleLine, openConsole } from "./console.ts";
 import { type ControlHandler, type ControlServer, listenForControl } from "./control.ts";
 import type { Device } from "./devices.ts";
 import { errorCode, errorText, type ExitCode, toVmmError, VmmError } from "./errors.ts";
-import { GUEST_SOCKET, type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
+import { GUEST_SOCKET, type GuestChannel, listenForGuest } from "./guest-channel.ts";
 import { buildMachine, type Machine } from "./machine.ts";
 import { OutputSink } from "./output-sink.ts";
 import { Run, type RunState } from "./run.ts";
@@ -195,7 +195,7 @@ class MachineProcess {
       const vsockPath = VMM_FILES.vsock;
       return buildMachine({ shim, spec: this.#spec, consoleFd, vsockPath, ahead });
     } finally {
-      closeSync(consoleFd);
+      closeFile(consoleFd);
     }
   }
 
@@ -238,7 +238,7 @@ class MachineProcess {
     this.#control?.close();
     this.#output?.close();
     this.#machine?.vm.stop();
-    removeSocket(VMM_FILES.vsock);
+    removeFile(VMM_FILES.vsock);
   }
 }
 

@@ -3,14 +3,18 @@
  * It is the last word on how a run ended, so it is written even when the disk is in
  * trouble for everything else: one small file, and the old one stays on failure.
  */
-import { readFileSync, renameSync, writeFileSync } from "node:fs";
+import { readText, replaceText } from "../../lib/libc.ts";
 import type { VmmStatus } from "../../proto/vmm.ts";
 
 export function writeStatus(path: string, status: VmmStatus): void {
-  const temporary = `${path}.new`;
-  writeFileSync(temporary, `${JSON.stringify(status)}\n`, { mode: 0o600 });
-  renameSync(temporary, path);
+  replaceText(path, `${JSON.stringify(status)}\n`);
 }
+
+/** What the machine is called where nothing else says it: we work in its directory. */
+export const directoryName = (): string => {
+  const path = process.cwd();
+  return path.slice(path.lastIndexOf("/") + 1);
+};
 
 /** Our id as the agent sees it: in a jail we are process 1, and the jail says what else. */
 export function hostPid(told = process.env["LEVERET_HOST_PID"]): number {
@@ -21,7 +25,7 @@ export function hostPid(told = process.env["LEVERET_HOST_PID"]): number {
  * Field 22 of /proc/self/stat, clock ticks since boot. The command name may hold
  * spaces and parentheses, so counting starts after its last ")".
  */
-export function processStartTime(stat = readFileSync("/proc/self/stat", "utf8")): number {
+export function processStartTime(stat = readText("/proc/self/stat")): number {
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return Number(fields[22 - 3]);
 }

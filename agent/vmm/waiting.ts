@@ -6,17 +6,16 @@
  * It lives as long as the agent that started it listens: when the last client leaves
  * before a boot, so does the process.
  */
-import { closeSync, openSync, readFileSync } from "node:fs";
-import { basename } from "node:path";
+import { closeFile, openFile, readText, removeFile } from "../../lib/libc.ts";
 import type { Filters, Shim } from "../../native/ffi.ts";
 import { VMM_FILES, type VmmExpected, type VmmStatus } from "../../proto/vmm.ts";
 import { refuse } from "./actions.ts";
 import { type ControlServer, listenForControl } from "./control.ts";
-import { GUEST_SOCKET, type GuestChannel, listenForGuest, removeSocket } from "./guest-channel.ts";
+import { GUEST_SOCKET, type GuestChannel, listenForGuest } from "./guest-channel.ts";
 import { type Base, buildMachine, prepareMachine } from "./machine.ts";
 import { makeFilters } from "./seccomp.ts";
 import { parseSpec } from "./spec.ts";
-import { hostPid, processStartTime } from "./status.ts";
+import { directoryName, hostPid, processStartTime } from "./status.ts";
 
 export type Prepared = {
   shim: Shim;
@@ -54,7 +53,7 @@ const ANY_SPEC = {
  * the calls are bound and the kernel's file is in memory. Half of a start otherwise.
  */
 function rehearse(shim: Shim, expected: VmmExpected): void {
-  const consoleFd = openSync("/dev/null", "w");
+  const consoleFd = openFile("/dev/null", "update");
   try {
     // Any file does for a disk.
     const disks = [{ path: expected.kernelPath, readOnly: true, id: "" }];
@@ -62,13 +61,13 @@ function rehearse(shim: Shim, expected: VmmExpected): void {
     for (let time = 0; time < REHEARSALS; time += 1) {
       const { vm } = buildMachine({ shim, spec, consoleFd, vsockPath: VMM_FILES.vsock });
       vm.destroy();
-      removeSocket(VMM_FILES.vsock);
+      removeFile(VMM_FILES.vsock);
     }
   } catch {
     // A machine that cannot be built here says so when it is asked for.
   } finally {
-    closeSync(consoleFd);
-    removeSocket(VMM_FILES.vsock);
+    closeFile(consoleFd);
+    removeFile(VMM_FILES.vsock);
   }
 }
 
@@ -76,20 +75,20 @@ export function discard({ base, control, channel }: Prepared): void {
   control.close();
   channel.close();
   base.vm.destroy();
-  removeSocket(VMM_FILES.vsock);
+  removeFile(VMM_FILES.vsock);
 }
 
 /** Null = nobody wants this process any more. Throws what makes a machine impossible here. */
 export async function waitForBoot(loadShim: () => Shim): Promise<Prepared | null> {
   const shim = loadShim();
   // Written by the supervisor, as the spec is.
-  const expected = JSON.parse(readFileSync(VMM_FILES.pool, "utf8")) as VmmExpected;
+  const expected = JSON.parse(readText(VMM_FILES.pool)) as VmmExpected;
   rehearse(shim, expected);
   const base = prepareMachine(shim, expected, VMM_FILES.vsock);
   const channel = listenForGuest(GUEST_SOCKET);
   const filters = makeFilters();
   const status: VmmStatus = {
-    machineId: basename(process.cwd()),
+    machineId: directoryName(),
     incarnation: 0,
     pid: hostPid(),
     pidStartTime: processStartTime(),

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Driver, RunRequest } from "../../agent/runtime/driver.ts";
-import { OutputLogReader } from "../../lib/output-log.ts";
+import { OutputLogReader } from "../../lib/output-log-reader.ts";
 import { MachineId } from "../../proto/ids.ts";
 import { failure } from "../kit/failure.ts";
 import { until } from "../kit/until.ts";

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildInitramfs } from "../../agent/kernel/initramfs.ts";
-import { OutputLogReader } from "../../lib/output-log.ts";
+import { OutputLogReader } from "../../lib/output-log-reader.ts";
 import {
   VMM_FILES,
   type VmmLastError,

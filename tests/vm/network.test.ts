@@ -12,7 +12,7 @@ import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
 import { macOf, passtArguments, passtsOf } from "../../agent/runtime/passt.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
-import { OutputLogReader } from "../../lib/output-log.ts";
+import { OutputLogReader } from "../../lib/output-log-reader.ts";
 import { MachineId } from "../../proto/ids.ts";
 import { VMM_FILES, type VmmNetwork, type VmmSpec } from "../../proto/vmm.ts";
 import { cacheDir } from "../../cli/paths.ts";

@@ -9,7 +9,7 @@ import { isPoolName } from "../../agent/runtime/pool.ts";
 import { listProcesses } from "../../agent/runtime/proc.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
-import { OutputLogReader } from "../../lib/output-log.ts";
+import { OutputLogReader } from "../../lib/output-log-reader.ts";
 import { MachineId } from "../../proto/ids.ts";
 import { until } from "../kit/until.ts";
 import { DEV_KERNEL_ARGS, TemporaryDirectory, writeBusyboxImage, writePlainInitrd } from "./kit.ts";

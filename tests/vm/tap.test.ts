@@ -13,7 +13,7 @@ import { macOf } from "../../agent/runtime/passt.ts";
 import { openBridge } from "../../agent/runtime/tap.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
-import { OutputLogReader } from "../../lib/output-log.ts";
+import { OutputLogReader } from "../../lib/output-log-reader.ts";
 import { MachineId } from "../../proto/ids.ts";
 import { failure } from "../kit/failure.ts";
 import { until } from "../kit/until.ts";

@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
+  beginReadAt,
   closeFile,
   fileExists,
   fileStatus,
@@ -13,6 +14,7 @@ import {
   removeFile,
   renameFile,
   replaceText,
+  settleReadings,
   truncateFile,
   writeSome,
 } from "./libc.ts";
@@ -111,6 +113,47 @@ test("what is missing is no error where that is an answer, and one where it is n
   expect(fileExists(path)).toBe(false);
   expect(failure(() => removeFile(directory)).code).toBe("EISDIR");
   expect(failure(() => openIfThere(join("/proc/self/stat", "x"))).code).toBe("ENOTDIR");
+});
+
+test("readings that go on beside their caller have all that there is in the end", () => {
+  const content = crypto.getRandomValues(new Uint8Array(60_000));
+  const whole = Buffer.concat(Array.from({ length: 50 }, () => content));
+  writeFileSync(path, whole);
+  const fd = openFile(path, "read");
+  const into = new Uint8Array(whole.length);
+  const third = whole.length / 3;
+  const readings = [0, 1, 2].map((i) =>
+    beginReadAt(fd, into.subarray(i * third, (i + 1) * third), i * third),
+  );
+  expect(readings.map((finish) => finish())).toEqual([third, third, third]);
+  expect(Buffer.compare(into, whole)).toBe(0);
+  expect(readings.map((finish) => finish())).toEqual([third, third, third]);
+  // As readAt at and past the end, and of nothing.
+  expect(beginReadAt(fd, into.subarray(0, 100), whole.length - 40)()).toBe(40);
+  expect(beginReadAt(fd, into.subarray(0, 100), whole.length + 40)()).toBe(0);
+  expect(beginReadAt(fd, into.subarray(0, 0), 0)()).toBe(0);
+  closeFile(fd);
+});
+
+test("what cannot be read says so when it is asked for", () => {
+  const fd = openFile(directory, "read");
+  const finish = beginReadAt(fd, new Uint8Array(10), 0);
+  expect(failure(finish).code).toBe("EISDIR");
+  expect(failure(finish).code).toBe("EISDIR");
+  closeFile(fd);
+  expect(failure(beginReadAt(fd, new Uint8Array(10), 0)).code).toBe("EBADF");
+});
+
+test("memory of readings that were settled is not written to any more", () => {
+  writeFileSync(path, new Uint8Array(8 << 20).fill(1));
+  const fd = openFile(path, "read");
+  const into = new Uint8Array(8 << 20);
+  const readings = [beginReadAt(fd, into, 0), beginReadAt(fd, into, 0)];
+  settleReadings();
+  into.fill(2);
+  closeFile(fd);
+  expect(readings.map((finish) => finish())).toEqual([into.length, into.length]);
+  expect(into.every((byte) => byte === 2)).toBe(true);
 });
 
 test("a full disk is said", () => {

@@ -6,7 +6,7 @@
  * Descriptors are closed on exec. What a call says it throws is a SystemError; a call
  * that a signal interrupts is repeated. Sources: the manual pages of section 2.
  */
-import { dlopen, read } from "bun:ffi";
+import { dlopen, ptr, read } from "bun:ffi";
 import { ERRNO, SystemError } from "./system-error.ts";
 
 /** fcntl.h on x86-64 and arm64. */
@@ -35,6 +35,10 @@ const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
 const S_IFBLK = 0o060000;
 
+/** struct aiocb of glibc, aio.h. */
+const AIOCB = { bytes: 168, fd: 0, buffer: 16, length: 24, notify: 44, offset: 128 } as const;
+const SIGEV_NONE = 1;
+
 const CHUNK_BYTES = 4_096;
 
 const SYMBOLS = {
@@ -48,6 +52,10 @@ const SYMBOLS = {
   ftruncate: { args: ["i32", "i64"], returns: "i32" },
   rename: { args: ["ptr", "ptr"], returns: "i32" },
   unlink: { args: ["ptr"], returns: "i32" },
+  aio_read: { args: ["ptr"], returns: "i32" },
+  aio_suspend: { args: ["ptr", "i32", "ptr"], returns: "i32" },
+  aio_error: { args: ["ptr"], returns: "i32" },
+  aio_return: { args: ["ptr"], returns: "i64" },
   __errno_location: { args: [], returns: "ptr" },
 } as const;
 
@@ -140,6 +148,45 @@ export function readAt(fd: number, into: Uint8Array, at: number): number {
     done += got;
   }
   return into.length;
+}
+
+/** What waits for each reading that a thread is at. They hold its memory, too. */
+const inFlight = new Map<number, () => void>();
+
+/**
+ * Begins to read beside the caller; what is returned waits for the end and is readAt
+ * then. `into` is a thread's until that, or settleReadings. Source: aio(7).
+ */
+export function beginReadAt(fd: number, into: Uint8Array, at: number): () => number {
+  let done = 0;
+  const finish = (): number => done + readAt(fd, into.subarray(done), at + done);
+  if (into.length === 0) return finish;
+  const block = new DataView(new ArrayBuffer(AIOCB.bytes));
+  block.setInt32(AIOCB.fd, fd, true);
+  block.setBigUint64(AIOCB.buffer, BigInt(ptr(into)), true);
+  block.setBigUint64(AIOCB.length, BigInt(into.length), true);
+  block.setInt32(AIOCB.notify, SIGEV_NONE, true);
+  block.setBigInt64(AIOCB.offset, BigInt(at), true);
+  const address = ptr(block);
+  // Where no thread is to be had, it is read when it is asked for.
+  if (tried(() => libc.aio_read(address)) < 0) return finish;
+  const wait = (): void => {
+    const list = new BigUint64Array([BigInt(address)]);
+    while (libc.aio_error(address) === ERRNO.EINPROGRESS) libc.aio_suspend(list, 1, null);
+    // What failed is read again, and says why.
+    done = Math.max(0, Number(libc.aio_return(address)));
+    inFlight.delete(address);
+  };
+  inFlight.set(address, wait);
+  return () => {
+    if (inFlight.get(address) === wait) wait();
+    return finish();
+  };
+}
+
+/** Nothing that was begun is written to any more. Never throws. */
+export function settleReadings(): void {
+  for (const wait of inFlight.values()) wait();
 }
 
 /** Of any file, those of /proc, too, which have no size. */

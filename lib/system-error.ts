@@ -6,6 +6,7 @@ export const ERRNO = {
   EINVAL: 22,
   ENOSPC: 28,
   ENOTSUP: 95,
+  EINPROGRESS: 115,
 } as const;
 
 /** A call of the shim or of the C library failed; `errno` is positive, as in errno.h. */

@@ -36,7 +36,9 @@ const BOOT_NO_VGA_NO_RTC = (1 << 2) | (1 << 5);
 const encoder = new TextEncoder();
 
 function checksum(bytes: Uint8Array): number {
-  return -bytes.reduce((sum, byte) => sum + byte, 0) & 0xff;
+  let sum = 0;
+  for (let i = 0; i < bytes.length; i += 1) sum += bytes[i] ?? 0;
+  return -sum & 0xff;
 }
 
 /** A system description table: 5.2.6. */

@@ -155,8 +155,8 @@ export function writeBootTables(memory: GuestMemory): void {
   memory.write(LAYOUT.pdpt, entry(LAYOUT.pageDirectory | present));
   const directory = new DataView(new ArrayBuffer(PAGE_BYTES));
   const large = 0x83;
-  for (let i = 0; i < 512; i += 1)
-    directory.setBigUint64(i * 8, BigInt(i * 0x200000 + large), true);
+  // Below 4 GiB: the upper halves stay zero.
+  for (let i = 0; i < 512; i += 1) directory.setUint32(i * 8, i * 0x200000 + large, true);
   memory.write(LAYOUT.pageDirectory, new Uint8Array(directory.buffer));
 }
 

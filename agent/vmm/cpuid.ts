@@ -27,15 +27,14 @@ export function decodeCpuid(bytes: Uint8Array): CpuidEntry[] {
   const entries: CpuidEntry[] = [];
   for (let at = 0; at + ENTRY_BYTES <= bytes.length; at += ENTRY_BYTES) {
     const word = (i: number): number => view.getUint32(at + i * 4, true);
-    const [leaf, index, flags, eax, ebx, ecx, edx] = [0, 1, 2, 3, 4, 5, 6].map(word);
     entries.push({
-      leaf: leaf ?? 0,
-      index: index ?? 0,
-      flags: flags ?? 0,
-      eax: eax ?? 0,
-      ebx: ebx ?? 0,
-      ecx: ecx ?? 0,
-      edx: edx ?? 0,
+      leaf: word(0),
+      index: word(1),
+      flags: word(2),
+      eax: word(3),
+      ebx: word(4),
+      ecx: word(5),
+      edx: word(6),
     });
   }
   return entries;
@@ -43,14 +42,11 @@ export function decodeCpuid(bytes: Uint8Array): CpuidEntry[] {
 
 /** kvm_cpuid_entry2[]. */
 export function encodeCpuid(entries: readonly CpuidEntry[]): Uint8Array {
-  const view = new DataView(new ArrayBuffer(entries.length * ENTRY_BYTES));
-  entries.forEach((entry, i) => {
-    const { leaf, index, flags, eax, ebx, ecx, edx } = entry;
-    [leaf, index, flags, eax, ebx, ecx, edx].forEach((word, j) =>
-      view.setUint32(i * ENTRY_BYTES + j * 4, word >>> 0, true),
-    );
-  });
-  return new Uint8Array(view.buffer);
+  const words = new Uint32Array((entries.length * ENTRY_BYTES) / 4);
+  entries.forEach(({ leaf, index, flags, eax, ebx, ecx, edx }, i) =>
+    words.set([leaf, index, flags, eax, ebx, ecx, edx], (i * ENTRY_BYTES) / 4),
+  );
+  return new Uint8Array(words.buffer);
 }
 
 type Vendor = "intel" | "amd";

@@ -9,7 +9,7 @@
  * guest's RAM before the first byte is written.
  * Sources: ELF-64 object file format; Documentation/arch/x86/boot.rst.
  */
-import { fileStatus, readAt } from "../../lib/libc.ts";
+import { beginReadAt, fileStatus, readAt } from "../../lib/libc.ts";
 import { VMM_EXIT } from "../../proto/vmm.ts";
 import { VmmError } from "./errors.ts";
 import type { GuestMemory } from "./guest-memory.ts";
@@ -43,13 +43,22 @@ export type KernelPlan = {
 /** Parts of a file by position; tests pass an array. */
 export type FileReader = { path: string; bytes: number; read(at: number, into: Uint8Array): void };
 
-export function fileReader(path: string, fd: number): FileReader {
+export type BackgroundReader = FileReader & {
+  /** As read, but beside the caller; it is there when what is returned has returned. */
+  begin(at: number, into: Uint8Array): () => void;
+};
+
+export function fileReader(path: string, fd: number): BackgroundReader {
+  const whole = (got: number, into: Uint8Array): void => {
+    if (got < into.length) throw invalid(path, "it is shorter than its own header says");
+  };
   return {
     path,
     bytes: fileStatus(fd).bytes,
-    read: (at, into) => {
-      if (readAt(fd, into, at) < into.length)
-        throw invalid(path, "it is shorter than its own header says");
+    read: (at, into) => whole(readAt(fd, into, at), into),
+    begin: (at, into) => {
+      const finish = beginReadAt(fd, into, at);
+      return () => whole(finish(), into);
     },
   };
 }
@@ -174,7 +183,7 @@ function planBzImage(file: FileReader, head: DataView): KernelPlan {
  */
 export function loadSegments(
   plan: { segments: readonly Segment[] },
-  file: FileReader,
+  file: Pick<FileReader, "read">,
   memory: GuestMemory,
 ): void {
   for (const { gpa, offset, fileBytes } of plan.segments) {

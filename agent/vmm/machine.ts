@@ -13,6 +13,7 @@ import {
   openFile,
   readText,
   removeFile,
+  settleReadings,
 } from "../../lib/libc.ts";
 import { type NetConfig, type Shim, Vm } from "../../native/ffi.ts";
 import { VMM_EXIT, type VmmExpected, type VmmSpec } from "../../proto/vmm.ts";
@@ -40,11 +41,12 @@ import { errorCode, errorText, VmmError } from "./errors.ts";
 import { GuestMemory } from "./guest-memory.ts";
 import { writeGeneration } from "./generation.ts";
 import {
+  type BackgroundReader,
   fileReader,
-  type FileReader,
   type KernelPlan,
   loadSegments,
   planKernel,
+  type Segment,
 } from "./kernel-image.ts";
 import { LAYOUT, MIB, type Range } from "./memory-map.ts";
 import { mpTable } from "./mp-table.ts";
@@ -148,10 +150,10 @@ function prepare(shim: Shim, made: VmmExpected, vsockPath: string, open: Open): 
   const vm = createVm(shim, made);
   try {
     const memory = new GuestMemory(vm.regions);
-    loadSegments(plan, kernel, memory);
+    const begun = load(kernel, plan.segments, memory);
     if (initrd !== null) {
       const whole = { gpa: place.start, offset: 0, fileBytes: place.bytes, memoryBytes: 0 };
-      loadSegments({ segments: [whole] }, initrd, memory);
+      begun.push(...load(initrd, [whole], memory));
     }
     writeBootTables(memory);
     memory.write(LAYOUT.mpTable, mpTable(LAYOUT.mpTable, cpus));
@@ -160,11 +162,21 @@ function prepare(shim: Shim, made: VmmExpected, vsockPath: string, open: Open): 
     // A stale file would stop it.
     removeFile(vsockPath);
     for (const device of STANDING) addStanding(vm, device, vsockPath);
+    for (const finish of begun) finish();
     return { made, vm, plan, initrd: initrd === null ? null : place, acpi: new Map() };
   } catch (error) {
+    settleReadings();
     vm.destroy();
     throw error;
   }
+}
+
+/** Begins to: clearing and filling its memory takes longer than all that is done meanwhile. */
+function load(file: BackgroundReader, segments: readonly Segment[], memory: GuestMemory) {
+  const begun: (() => void)[] = [];
+  const read = (at: number, into: Uint8Array): void => void begun.push(file.begin(at, into));
+  loadSegments({ segments }, { read }, memory);
+  return begun;
 }
 
 const isLike = (one: VmmExpected, other: VmmExpected): boolean =>
@@ -216,7 +228,7 @@ function kernelMissing(path: string, why: string): VmmError {
   );
 }
 
-function openInitrd(path: string, open: Open): FileReader {
+function openInitrd(path: string, open: Open): BackgroundReader {
   const fd = open(
     path,
     "read",

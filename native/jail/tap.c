@@ -12,6 +12,7 @@
 #include <linux/if_tun.h>
 #include <linux/sockios.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -36,6 +37,20 @@ static void isolate(const char *name)
 	(void)close(fd);
 }
 
+/* A bridge without an address of its own takes the lowest of its ports', and
+ * its machines would lose it each time that a lower one came: all of ours have
+ * the highest there is for one host (IEEE 802, 8.2). */
+static void set_address(int control, struct ifreq tap)
+{
+	static const unsigned char highest[] = {0xfe, 0xff, 0xff,
+						0xff, 0xff, 0xff};
+
+	tap.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+	memcpy(tap.ifr_hwaddr.sa_data, highest, sizeof(highest));
+	if (ioctl(control, SIOCSIFHWADDR, &tap) < 0)
+		fail("give %s its address", tap.ifr_name);
+}
+
 /* The interface is named for the machine's user: no other machine has it. */
 void make_tap(const struct jail *jail)
 {
@@ -56,6 +71,7 @@ void make_tap(const struct jail *jail)
 	if (ioctl(fd, TUNSETIFF, &tap) < 0 ||
 	    ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
 		fail("make the interface %s", tap.ifr_name);
+	set_address(control, tap);
 	bridge.ifr_ifindex = (int)if_nametoindex(tap.ifr_name);
 	if (ioctl(control, SIOCBRADDIF, &bridge) < 0)
 		fail("put %s on the bridge %s", tap.ifr_name, jail->bridge);

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { RunRequest } from "../../agent/runtime/driver.ts";
 import { Jail } from "../../agent/runtime/jail.ts";
 import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
@@ -81,6 +81,9 @@ function request(script: string): RunRequest {
 const portOf = (dir: string, machineId: string): string =>
   `/sys/class/net/lv${statSync(join(dir, machineId)).uid}`;
 
+const macOn = (name: string): string =>
+  readFileSync(`/sys/class/net/${name}/address`, "utf8").trim();
+
 /** What a machine's neighbour answers to whoever reaches it. */
 async function ask(address: string): Promise<string> {
   const { promise, resolve } = Promise.withResolvers<string>();
@@ -103,6 +106,12 @@ guestTest(
     const log = silentLog();
     const driver = new KvmDriver({ dir, clock: systemClock, log, jail, bridge, poolSize: 1 });
     using server = Bun.serve({ hostname: GATEWAY, port: 0, fetch: () => new Response(BODY) });
+    // As what the machine's neighbour has; it closes first, as an HTTP server need not.
+    using greeter = Bun.listen({
+      hostname: GATEWAY,
+      port: 0,
+      socket: { open: (socket) => void socket.end("hi\n"), data: () => undefined },
+    });
     const get = `wget -q -O - http://${GATEWAY}:${server.port}/ | md5sum`;
     const digest = createHash("md5").update(BODY).digest("hex");
     const said = (machineId: string): string => {
@@ -127,19 +136,24 @@ guestTest(
       const address = GATEWAY.replace(/1$/, String(2 + number));
       // It has said "up" a moment before it listens.
       expect(await until("an answer", () => ask(address).catch(() => null))).toBe("hi\n");
+      const bridgeMac = macOn(BRIDGE);
 
       // The second comes out of the pool, if that is filled by now: it makes no difference.
       await until("one waits", () => driver.warm === 1);
       const client = request(
-        `${get}; nc -w 3 ${address} ${PORT} && exit 9; nc -w 3 ${GATEWAY} ${server.port} </dev/null || exit 8; exit 5`,
+        `${get}; nc -w 3 ${address} ${PORT} && exit 9; test "$(nc -w 3 ${GATEWAY} ${greeter.port})" = hi || exit 8; exit 5`,
       );
       const second = await driver.start(client, never);
       const itsPort = portOf(dir, client.machineId);
       expect(existsSync(itsPort)).toBe(true);
+      // Machines know the bridge by it: it is the lowest of its ports', whoever comes and goes.
+      expect(macOn(basename(itsPort))).toBe("fe:ff:ff:ff:ff:ff");
+      expect(macOn(BRIDGE)).toBe(bridgeMac);
       expect((await second.ended).exitCode).toBe(5);
       expect(said(client.machineId)).toStartWith(digest);
       await until("its interface is gone", () => !existsSync(itsPort));
       await driver.destroy(client.machineId);
+      expect(macOn(BRIDGE)).toBe(bridgeMac);
 
       expect(run.status.phase).toBe("running");
       await driver.destroy(server_.machineId);

@@ -6,6 +6,9 @@ import { mkdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 
+/** Thresholds of the JIT in multiples of the usual ones, until the guest runs. */
+const START_JIT_POLICY = 100;
+
 const ABI_FILE = join(import.meta.dir, "abi.gen.ts");
 
 /** Runs make for a target, one build at a time; throws with its whole output. */
@@ -29,21 +32,22 @@ export async function make(target = "all"): Promise<void> {
 }
 
 /**
- * The VMM as one file, out/vmm/main.js, and its bytecode beside it: a jail holds them
- * instead of a source tree, and it starts without a transpiler or a parser.
+ * The VMM as one program, out/leveret-vmm: Bun with agent/vmm and its bytecode inside. A
+ * jail holds it instead of a source tree, and it starts without a transpiler or a parser.
+ * It reads no settings from where it runs, and compiles no machine code while it starts.
  */
-export async function bundleVmm(): Promise<void> {
+export async function compileVmm(): Promise<void> {
   const entrypoints = [join(import.meta.dir, "../agent/vmm/main.ts")];
-  const outdir = join(import.meta.dir, "out/vmm");
+  const outfile = join(import.meta.dir, "out/leveret-vmm");
   const result = await Bun.build({
     entrypoints,
-    outdir,
     target: "bun",
     format: "cjs",
     bytecode: true,
+    compile: { outfile, autoloadDotenv: false, autoloadBunfig: false, jitPolicy: START_JIT_POLICY },
   });
   if (!result.success)
-    throw new Error(`Cannot bundle the VMM:\n${result.logs.map(String).join("\n")}`);
+    throw new Error(`Cannot compile the VMM:\n${result.logs.map(String).join("\n")}`);
 }
 
 /** What abi.gen.ts must hold, printed by the compiled headers. Needs a build. */
@@ -60,7 +64,7 @@ export async function printAbi(): Promise<string> {
 
 if (import.meta.main) {
   try {
-    await Promise.all([make(), bundleVmm()]);
+    await Promise.all([make(), compileVmm()]);
     if (process.argv.includes("--abi")) await Bun.write(ABI_FILE, await printAbi());
   } catch (error) {
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);

@@ -48,9 +48,9 @@ export type JailOptions = {
 
 const OUT = join(dirname(dirname(import.meta.dir)), "native", "out");
 
-/** The VMM as one file, the same for every machine. */
-export const JAILED_ENTRY = join(OUT, "vmm", "main.js");
-const BYTECODE = `${JAILED_ENTRY}.jsc`;
+/** The VMM with its Bun in one file, the same for every machine. */
+export const VMM_PROGRAM = join(OUT, "leveret-vmm");
+const JAILED_PROGRAM = "/bin/leveret-vmm";
 const LAUNCHER = join(OUT, "leveret-jail");
 const SHIM = { source: join(OUT, "libleveret.so"), target: "/lib/libleveret.so" };
 const LOADER = "/lib64/ld-linux-x86-64.so.2";
@@ -77,7 +77,7 @@ export class Jail {
     return uid;
   }
 
-  /** What is executed to have `JAILED_ENTRY <dir>` in a jail; it prints the VMM's pid. */
+  /** What is executed to have `VMM_PROGRAM <dir>` in a jail; it prints the VMM's pid. */
   async command(request: Contents, dir: string, uid: number): Promise<string[]> {
     const { cgroups, kvmDevice = "/dev/kvm", bridge = null } = this.#options;
     const argv = [LAUNCHER, "--uid", `${uid}`, "--dir", dir, "--kvm", kvmDevice];
@@ -94,7 +94,7 @@ export class Jail {
     if (request.initrdPath !== null) files.push(request.initrdPath);
     for (const file of files) argv.push(...(await readableFile(file)));
     for (const { source, target } of this.#runtime) argv.push("--file", source, "--at", target);
-    return [...argv, "--", process.execPath, JAILED_ENTRY, dir];
+    return [...argv, "--", JAILED_PROGRAM, dir];
   }
 
   /** 0 for the first of the host's machines; no two have the same. */
@@ -147,8 +147,8 @@ export function checkJail(): void {
 }
 
 /**
- * The runtime's own files. The agent runs on the same Bun: what it has mapped is what
- * the VMM will map, on every distribution.
+ * The runtime's own files. The agent runs on the Bun that is in the program: what it
+ * has mapped is what the VMM will map, on every distribution.
  */
 function runtimeFiles(): { source: string; target: string }[] {
   const maps = readFileSync("/proc/self/maps", "utf8");
@@ -160,9 +160,7 @@ function runtimeFiles(): { source: string; target: string }[] {
   const loader = realpathSync(LOADER);
   libraries.delete(loader);
   return [
-    { source: realpathSync(process.execPath), target: process.execPath },
-    { source: JAILED_ENTRY, target: JAILED_ENTRY },
-    { source: BYTECODE, target: BYTECODE },
+    { source: VMM_PROGRAM, target: JAILED_PROGRAM },
     SHIM,
     { source: loader, target: LOADER },
     ...[...libraries].map((path) => ({ source: path, target: path })),

@@ -24,7 +24,7 @@ import {
   vmmHook,
   warmHook,
 } from "./hooks/vmm.ts";
-import { type Jail, JAILED_ENTRY } from "./jail.ts";
+import { type Jail, VMM_PROGRAM } from "./jail.ts";
 import { killPasst } from "./passt.ts";
 import type { Bridge } from "./tap.ts";
 import { isAlive, listProcesses, type ProcessName, signalProcess, startTimeOf } from "./proc.ts";
@@ -88,7 +88,7 @@ export class KvmDriver implements Driver {
     const command = options.command ?? vmmCommand();
     this.#options = options;
     // With and without a jail: an agent adopts what it started before it was configured anew.
-    this.#entryNames = [basename(command.at(-1) ?? ""), basename(JAILED_ENTRY)];
+    this.#entryNames = [basename(command.at(-1) ?? ""), basename(VMM_PROGRAM)];
     const { jail = null, poolSize: size = 0, dir, clock, log } = options;
     this.#pool = jail !== null && size > 0 ? new Pool({ dir, size, jail, clock, log }) : null;
     this.#hooks = options.hooks ?? hooksFor(command, options, this.#pool);

@@ -125,6 +125,8 @@ class MachineProcess {
     vm.confine(this.#ahead?.filters ?? makeFilters());
     vm.start();
     this.#entryUs = Math.round(this.#uptimeUs());
+    // What runs from now on runs often; native/build.ts held it back.
+    Bun.unsafe.setJITPolicy(1);
     // Nothing of the guest is heard before `await end`, so files can wait for its start.
     this.#output = new OutputSink(VMM_FILES.output, this.#spec, this.#log);
     if (this.#ahead !== null) this.#change({ phase: "booting" });

@@ -142,7 +142,7 @@ function noteAtMost(check: Check): Check {
 }
 
 function nativeCheck(): Check {
-  const files = ["libleveret.so", "init", "leveret-jail", "vmm/main.js"];
+  const files = ["libleveret.so", "init", "leveret-jail", "leveret-vmm"];
   const absent = files.filter((file) => !existsSync(join(CHECKOUT, "native", "out", file)));
   if (absent.length === 0) return ok("native parts", files.join(", "));
   return {

@@ -136,7 +136,6 @@ static void enter(struct jail *jail, const int *pipe_fds)
 	char *env[] = {
 	    host_pid,
 	    (char *)(uintptr_t) "LEVERET_SHIM=/lib/libleveret.so",
-	    (char *)(uintptr_t) "BUN_RUNTIME_TRANSPILER_CACHE_PATH=0",
 	    (char *)(uintptr_t) "DO_NOT_TRACK=1",
 	    NULL,
 	};

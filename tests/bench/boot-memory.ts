@@ -6,7 +6,7 @@
  */
 import { mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
+import { VMM_PROGRAM } from "../../agent/runtime/jail.ts";
 import { makeSpec, VmmProcess, writeBusyboxImage } from "../vm/kit.ts";
 import type { BootInput } from "./boot-sides.ts";
 
@@ -58,7 +58,7 @@ export async function measureIdle(input: BootInput, count: number): Promise<numb
       disks: [{ path: rootfs, readOnly: true, id: "rootfs" }],
       process: { argv: ["/bin/sleep", "1000"], env: [], cwd: "/", user: "", stopSignal: 9 },
     });
-    const vmm = machines.use(new VmmProcess(machine, spec, {}, JAILED_ENTRY));
+    const vmm = machines.use(new VmmProcess(machine, spec, {}, [VMM_PROGRAM]));
     processes.push(vmm);
     const client = await vmm.control();
     if (!(await Promise.race([client.reached("running"), aborted])))

@@ -6,7 +6,7 @@
  */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
+import { VMM_PROGRAM } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmSpec } from "../../proto/vmm.ts";
 import { makeSpec } from "../vm/kit.ts";
@@ -94,7 +94,7 @@ export async function bootOurs(
   mkdirSync(directory);
   writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(bootSpec(input)));
   const fifo = join(directory, VMM_FILES.console);
-  const argv = [process.execPath, JAILED_ENTRY, directory];
+  const argv = [VMM_PROGRAM, directory];
   return timeToHello(fifo, argv, input, counter);
 }
 

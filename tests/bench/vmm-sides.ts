@@ -9,7 +9,7 @@
  */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
+import { VMM_PROGRAM } from "../../agent/runtime/jail.ts";
 import { commandLine } from "../../agent/vmm/boot.ts";
 import { VMM_FILES, type VmmNetwork } from "../../proto/vmm.ts";
 import { makeSpec } from "../vm/kit.ts";
@@ -59,7 +59,7 @@ function ourArgv(input: BootInput, work: Workload, directory: string): string[] 
     networks,
   });
   writeFileSync(join(directory, VMM_FILES.spec), JSON.stringify(spec));
-  return [process.execPath, JAILED_ENTRY, directory];
+  return [VMM_PROGRAM, directory];
 }
 
 function qemuArgv(input: BootInput, work: Workload, fifo: string, cpu: string | null): string[] {

@@ -34,7 +34,7 @@ afterAll(async () => {
 }, SETUP_MS);
 
 /** The bracket keeps the shell that runs this from finding itself. */
-const PGREP_VMM = "pgrep -f '[v]mm/main.js'";
+const PGREP_VMM = "pgrep -f '[l]everet-vmm'";
 const COUNTER = 'i=0; while :; do i=$((i+1)); echo "line $i"; sleep 0.3; done';
 
 /** "line 1" to "line N", each once and in order. Returns N. */

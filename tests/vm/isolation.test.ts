@@ -10,12 +10,11 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
-  realpathSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
 import type { MachineRun, RunRequest } from "../../agent/runtime/driver.ts";
-import { Jail, JAILED_ENTRY } from "../../agent/runtime/jail.ts";
+import { Jail, VMM_PROGRAM } from "../../agent/runtime/jail.ts";
 import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { silentLog } from "../../lib/log.ts";
@@ -38,7 +37,7 @@ const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
 
 function whySkipped(): string {
   if (process.getuid?.() !== 0) return "not root";
-  const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs", JAILED_ENTRY];
+  const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs", VMM_PROGRAM];
   return needed.find((path) => !existsSync(path)) ?? "";
 }
 const reason = whySkipped();
@@ -105,7 +104,9 @@ async function runProbe(change: Partial<ProbeInput>): Promise<Outcome> {
   const uid = jail.claim(dir);
   const command = await jail.command(request(id), dir, uid);
   const at = command.indexOf("--");
-  const argv = [...command.slice(0, at), "--file", probe, "--", process.execPath, probe, dir];
+  const bun = process.execPath;
+  const files = [bun, probe].flatMap((path) => ["--file", path]);
+  const argv = [...command.slice(0, at), ...files, "--", bun, probe, dir];
   const child = Bun.spawn(argv, { stdio: ["ignore", "pipe", "pipe"], env: {} });
   const pid = Number(await new Response(child.stdout).text());
   expect(pid).toBeGreaterThan(1);
@@ -129,7 +130,7 @@ jailTest(
     const tcp = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
     const { found, said } = await runProbe({
       read: ["/etc/passwd", journal, join(neighbour, "secret"), "/proc/meminfo", "/dev/mem"],
-      write: ["/new", "/dev/new", realpathSync(process.execPath), squashfsPath],
+      write: ["/new", "/dev/new", "/bin/leveret-vmm", squashfsPath],
       sockets: [agentSocket],
       tcpPort: tcp.port,
       hostPid: process.pid,

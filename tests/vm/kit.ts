@@ -13,7 +13,7 @@ import {
   type VmmStatus,
 } from "../../proto/vmm.ts";
 
-const MAIN = join(import.meta.dir, "../../agent/vmm/main.ts");
+const FROM_SOURCE = [process.execPath, join(import.meta.dir, "../../agent/vmm/main.ts")];
 const INIT = join(import.meta.dir, "../../native/out/init");
 const GUESTS = join(import.meta.dir, "../../native/out/guests");
 const BARE_ENTRY = 0x100000;
@@ -120,17 +120,17 @@ export class VmmProcess implements AsyncDisposable {
   readonly #process: Bun.Subprocess<"ignore", "ignore", "pipe">;
   readonly #stderr: Promise<string>;
 
-  /** spec null = the test writes it later, or never. entry: from source unless told otherwise. */
+  /** spec null = the test writes it later, or never. */
   constructor(
     directory: string,
     spec: VmmSpec | string | null,
     env: Record<string, string> = {},
-    entry = MAIN,
+    program: readonly string[] = FROM_SOURCE,
   ) {
     this.directory = directory;
     const text = typeof spec === "string" ? spec : JSON.stringify(spec);
     if (spec !== null) writeFileSync(join(directory, VMM_FILES.spec), text);
-    this.#process = Bun.spawn([process.execPath, entry, directory], {
+    this.#process = Bun.spawn([...program, directory], {
       stdin: "ignore",
       stdout: "ignore",
       stderr: "pipe",

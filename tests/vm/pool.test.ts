@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { MachineRun, RunRequest } from "../../agent/runtime/driver.ts";
-import { Jail, JAILED_ENTRY } from "../../agent/runtime/jail.ts";
+import { Jail, VMM_PROGRAM } from "../../agent/runtime/jail.ts";
 import { KvmDriver } from "../../agent/runtime/kvm-driver.ts";
 import { isPoolName } from "../../agent/runtime/pool.ts";
 import { listProcesses } from "../../agent/runtime/proc.ts";
@@ -20,7 +20,7 @@ const kernelPath = process.env["LEVERET_DEV_KERNEL"] ?? "";
 function whySkipped(): string {
   if (kernelPath === "") return "LEVERET_DEV_KERNEL is not set";
   if (process.getuid?.() !== 0) return "not root";
-  const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs", JAILED_ENTRY];
+  const needed = ["/dev/kvm", "/bin/busybox", "/usr/bin/mksquashfs", VMM_PROGRAM];
   return needed.find((path) => !existsSync(path)) ?? "";
 }
 const reason = whySkipped();

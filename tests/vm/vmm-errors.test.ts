@@ -5,7 +5,7 @@
 import { expect, test } from "bun:test";
 import { chmodSync, copyFileSync, existsSync, readdirSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
-import { JAILED_ENTRY } from "../../agent/runtime/jail.ts";
+import { VMM_PROGRAM } from "../../agent/runtime/jail.ts";
 import { VMM_EXIT, type VmmSpec } from "../../proto/vmm.ts";
 import { makeSpec, TemporaryDirectory, VmmProcess, writePlainInitrd } from "./kit.ts";
 
@@ -133,7 +133,7 @@ test.skipIf(!canBecomeNobody)("/dev/kvm without permission is KVM_MISSING", () =
   };
   const shim = copy(join(import.meta.dir, "../../native/out/libleveret.so"));
   const drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-  const run = Bun.spawnSync([...drop, copy(process.execPath), copy(JAILED_ENTRY), directory], {
+  const run = Bun.spawnSync([...drop, copy(VMM_PROGRAM), directory], {
     stderr: "pipe",
     cwd: temporary.path,
     env: { ...process.env, LEVERET_SHIM: shim },

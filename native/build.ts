@@ -10,14 +10,14 @@ import { join } from "node:path";
 const START_JIT_POLICY = 100;
 
 const ABI_FILE = join(import.meta.dir, "abi.gen.ts");
+const OUT = join(import.meta.dir, "out");
 
 /** Runs make for a target, one build at a time; throws with its whole output. */
 export async function make(target = "all"): Promise<void> {
   const jobs = `-j${availableParallelism()}`;
-  const out = join(import.meta.dir, "out");
-  mkdirSync(out, { recursive: true });
+  mkdirSync(OUT, { recursive: true });
   // Tests of several files build at once, and make knows nothing of its other selves.
-  const command = ["flock", join(out, ".lock"), "make", "--silent", jobs, "-C", import.meta.dir];
+  const command = ["flock", join(OUT, ".lock"), "make", "--silent", jobs, "-C", import.meta.dir];
   const child = Bun.spawn([...command, target], {
     stdin: "ignore",
     stdout: "pipe",
@@ -38,7 +38,10 @@ export async function make(target = "all"): Promise<void> {
  */
 export async function compileVmm(): Promise<void> {
   const entrypoints = [join(import.meta.dir, "../agent/vmm/main.ts")];
-  const outfile = join(import.meta.dir, "out/leveret-vmm");
+  const outfile = join(OUT, "leveret-vmm");
+  // Where Bun writes what it renames at the end: one that is executed is not written to.
+  mkdirSync(OUT, { recursive: true });
+  process.chdir(OUT);
   const result = await Bun.build({
     entrypoints,
     target: "bun",

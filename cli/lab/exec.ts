@@ -19,10 +19,19 @@ export type ExecOptions = {
 /** The first command of a lab reads its runtime from this machine's disk, by emulated steps. */
 const DIAL_TIMEOUT_MS = 120_000;
 
+/**
+ * An emulated processor that sleeps misses the interrupt of its timer now and then, more
+ * often when it runs guests of its own (QEMU 7.2), and sleeps on for minutes, until any
+ * other comes: one of the network's, while somebody waits for a command.
+ */
+const WAKE_EVERY_MS = 200;
+
 /** Runs a command to its end and returns its exit code (128 + signal when it was killed). */
 export async function execInLab(lab: LabState, options: ExecOptions): Promise<number> {
   const request = { argv: options.argv, env: options.env ?? {}, cwd: options.cwd ?? null };
   await using call = await dial(lab, { ...request, detachTo: null }, options.signal);
+  // The server reads on and has no use for it.
+  using _wakes = every(WAKE_EVERY_MS, () => call.socket.write("\n"));
   for await (const frame of decodeFrames(call.socket)) {
     if (frame.type === EXEC_FRAME.stdout) options.onOutput?.("stdout", frame.payload);
     else if (frame.type === EXEC_FRAME.stderr) options.onOutput?.("stderr", frame.payload);
@@ -70,6 +79,11 @@ function failed(argv: string[], payload: Buffer): LvError {
     "EXEC_FAILED",
     `The lab cannot run \`${argv.join(" ")}\`: ${payload.toString("utf8").slice(0, 500)}`,
   );
+}
+
+function every(ms: number, work: () => void): Disposable {
+  const timer = setInterval(work, ms);
+  return { [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 type Call = AsyncDisposable & { socket: Socket };

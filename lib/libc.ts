@@ -150,8 +150,19 @@ export function readAt(fd: number, into: Uint8Array, at: number): number {
   return into.length;
 }
 
-/** What waits for each reading that a thread is at. They hold its memory, too. */
-const inFlight = new Map<number, () => void>();
+/** What waits for each reading that a thread is at; they hold what it writes to. */
+const inFlight = new Set<() => void>();
+
+/** struct aiocb of one reading. */
+function readingOf(fd: number, into: Uint8Array, at: number): Uint8Array {
+  const view = new DataView(new ArrayBuffer(AIOCB.bytes));
+  view.setInt32(AIOCB.fd, fd, true);
+  view.setBigUint64(AIOCB.buffer, BigInt(ptr(into)), true);
+  view.setBigUint64(AIOCB.length, BigInt(into.length), true);
+  view.setInt32(AIOCB.notify, SIGEV_NONE, true);
+  view.setBigInt64(AIOCB.offset, BigInt(at), true);
+  return new Uint8Array(view.buffer);
+}
 
 /**
  * Begins to read beside the caller; what is returned waits for the end and is readAt
@@ -161,32 +172,26 @@ export function beginReadAt(fd: number, into: Uint8Array, at: number): () => num
   let done = 0;
   const finish = (): number => done + readAt(fd, into.subarray(done), at + done);
   if (into.length === 0) return finish;
-  const block = new DataView(new ArrayBuffer(AIOCB.bytes));
-  block.setInt32(AIOCB.fd, fd, true);
-  block.setBigUint64(AIOCB.buffer, BigInt(ptr(into)), true);
-  block.setBigUint64(AIOCB.length, BigInt(into.length), true);
-  block.setInt32(AIOCB.notify, SIGEV_NONE, true);
-  block.setBigInt64(AIOCB.offset, BigInt(at), true);
-  const address = ptr(block);
+  const block = readingOf(fd, into, at);
   // Where no thread is to be had, it is read when it is asked for.
-  if (tried(() => libc.aio_read(address)) < 0) return finish;
+  if (tried(() => libc.aio_read(block)) < 0) return finish;
   const wait = (): void => {
-    const list = new BigUint64Array([BigInt(address)]);
-    while (libc.aio_error(address) === ERRNO.EINPROGRESS) libc.aio_suspend(list, 1, null);
+    const list = new BigUint64Array([BigInt(ptr(block))]);
+    while (libc.aio_error(block) === ERRNO.EINPROGRESS) libc.aio_suspend(list, 1, null);
     // What failed is read again, and says why.
-    done = Math.max(0, Number(libc.aio_return(address)));
-    inFlight.delete(address);
+    done = Math.max(0, Number(libc.aio_return(block)));
+    inFlight.delete(wait);
   };
-  inFlight.set(address, wait);
+  inFlight.add(wait);
   return () => {
-    if (inFlight.get(address) === wait) wait();
+    if (inFlight.has(wait)) wait();
     return finish();
   };
 }
 
 /** Nothing that was begun is written to any more. Never throws. */
 export function settleReadings(): void {
-  for (const wait of inFlight.values()) wait();
+  for (const wait of inFlight) wait();
 }
 
 /** Of any file, those of /proc, too, which have no size. */

@@ -14,6 +14,7 @@
 import { existsSync, mkdirSync, readdirSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import { shutdownSignal } from "../../lib/signals.ts";
 import { parseOrExit } from "../kit/command-line.ts";
 
 const ROOT = join(import.meta.dir, "../..");
@@ -22,6 +23,8 @@ const OUT = join(ROOT, "native/out");
 const FINDINGS = join(OUT, "fuzz-findings");
 const USAGE = "Usage: bun run fuzz [TARGET…] [--execs N | --minutes M | --seconds S] [--minimise]";
 const EXECS = 10_000_000;
+/** As a shell has it of SIGTERM. */
+const STOPPED = 143;
 const COMPILER = "clang-14";
 /** Of the C programs; a longer input only repeats itself. */
 const INPUT_MAX_BYTES = 512;
@@ -104,21 +107,23 @@ async function build(): Promise<boolean> {
 const executed = (said: string): number =>
   Number(/^stat::number_of_executed_units: (\d+)$/m.exec(said)?.[1] ?? 0);
 
-async function run(target: Target, bounds: Bounds): Promise<Result> {
+async function run(target: Target, bounds: Bounds, signal: AbortSignal): Promise<Result> {
   const began = performance.now();
-  const child = Bun.spawn(target.argv(bounds), { stdio: ["ignore", "pipe", "pipe"], env: ENV });
-  const stop = (): void => child.kill("SIGKILL");
-  process.once("exit", stop);
+  const child = Bun.spawn(target.argv(bounds), {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: ENV,
+    signal,
+    killSignal: "SIGKILL",
+  });
   // One that hangs in a single input: libFuzzer has its own clock, the other engine not.
   const limitMs = bounds.seconds > 0 ? bounds.seconds * 1_000 + 60_000 : 4 * 3_600_000;
-  const timer = setTimeout(stop, limitMs);
+  const timer = setTimeout(() => child.kill("SIGKILL"), limitMs);
   const [out, said, code] = await Promise.all([
     new Response(child.stdout).text(),
     new Response(child.stderr).text(),
     child.exited,
   ]);
   clearTimeout(timer);
-  process.off("exit", stop);
   const text = `${out}${said}`;
   const execs = executed(text);
   const seconds = (performance.now() - began) / 1_000;
@@ -183,6 +188,7 @@ async function main(): Promise<number> {
     process.stderr.write(`There is no target "${unknown.join('", "')}"; there are: ${known}\n`);
     return 64;
   }
+  const signal = shutdownSignal();
   folder(FINDINGS);
   const built = await build();
   let passed = 0;
@@ -198,7 +204,8 @@ async function main(): Promise<number> {
       if (minimised) await minimise(target);
     }
     if (minimised) continue;
-    const result = await run(target, bounds);
+    const result = await run(target, bounds, signal);
+    if (signal.aborted) return STOPPED;
     report(target.name, result);
     if (result.finding === "") passed += 1;
     else failed += 1;

@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -111,6 +119,11 @@ test("what is missing is no error where that is an answer, and one where it is n
   expect(fileExists(path)).toBe(true);
   removeFile(path);
   expect(fileExists(path)).toBe(false);
+  expect(openIfThere(directory)).toBe(null);
+  symlinkSync("/dev/zero", `${path}-link`);
+  expect(openIfThere(`${path}-link`)).toBe(null);
+  expect(Bun.spawnSync(["mkfifo", `${path}-pipe`]).exitCode).toBe(0);
+  expect(openIfThere(`${path}-pipe`)).toBe(null);
   expect(failure(() => removeFile(directory)).code).toBe("EISDIR");
   expect(failure(() => openIfThere(join("/proc/self/stat", "x"))).code).toBe("ENOTDIR");
 });

@@ -9,7 +9,7 @@
 import { dlopen, ptr, read } from "bun:ffi";
 import { ERRNO, SystemError } from "./system-error.ts";
 
-/** fcntl.h on x86-64 and arm64. */
+/** fcntl.h on x86-64. */
 const AT_EMPTY_PATH = 0x1000;
 const O_RDONLY = 0;
 const O_WRONLY = 1;
@@ -17,10 +17,14 @@ const O_RDWR = 2;
 const O_CREAT = 0o100;
 const O_TRUNC = 0o1000;
 const O_APPEND = 0o2000;
+const O_NONBLOCK = 0o4000;
+const O_NOFOLLOW = 0o400000;
 const O_CLOEXEC = 0o2000000;
 const FLAGS = {
   read: O_RDONLY,
   update: O_RDWR,
+  /** No link is followed, no pipe is waited for. */
+  warily: O_RDONLY | O_NOFOLLOW | O_NONBLOCK,
   /** Made when it is missing, emptied when it is there. */
   replace: O_WRONLY | O_CREAT | O_TRUNC,
   /** Made when it is missing, read and appended to. */
@@ -95,10 +99,14 @@ function tryOpen(path: string, how: keyof typeof FLAGS): number {
 export const openFile = (path: string, how: keyof typeof FLAGS): number =>
   check(`open ${path}`, tryOpen(path, how));
 
-/** For reading; null when there is none. */
+/** For reading what somebody hostile may have put there; null when it is no regular file. */
 export function openIfThere(path: string): number | null {
-  const fd = tryOpen(path, "read");
-  return fd === -ERRNO.ENOENT ? null : check(`open ${path}`, fd);
+  const fd = tryOpen(path, "warily");
+  if (fd === -ERRNO.ENOENT || fd === -ERRNO.ELOOP) return null;
+  check(`open ${path}`, fd);
+  if (fileStatus(fd).kind === "file") return fd;
+  closeFile(fd);
+  return null;
 }
 
 /** Never throws: there is nothing left to do about it. */

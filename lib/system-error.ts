@@ -5,6 +5,7 @@ export const ERRNO = {
   EIO: 5,
   EINVAL: 22,
   ENOSPC: 28,
+  ELOOP: 40,
   ENOTSUP: 95,
   EINPROGRESS: 115,
 } as const;

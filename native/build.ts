@@ -36,7 +36,7 @@ export async function make(target = "all"): Promise<void> {
  * jail holds it instead of a source tree, and it starts without a transpiler or a parser.
  * It reads no settings from where it runs, and compiles no machine code while it starts.
  */
-export async function compileVmm(): Promise<void> {
+async function compileVmm(): Promise<void> {
   const entrypoints = [join(import.meta.dir, "../agent/vmm/main.ts")];
   const outfile = join(OUT, "leveret-vmm");
   // Where Bun writes what it renames at the end: one that is executed is not written to.

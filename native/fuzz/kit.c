@@ -100,13 +100,14 @@ static uint64_t data_address(struct fuzz *fuzz, uint32_t len)
 	return gpa;
 }
 
-/* One descriptor made wrong. The queue's account ends here. */
-static void flip(struct fuzz *fuzz, uint32_t queue, uint32_t index,
-		 struct desc *desc)
+/* One descriptor made wrong. All accounts end here: what the device writes or
+ * gives away may be any queue's rings then. */
+static void flip(struct fuzz *fuzz, uint32_t index, struct desc *desc)
 {
 	struct script *script = &fuzz->script;
 
-	fuzz->ring[queue].honest = false;
+	for (uint32_t q = 0; q < LV_QUEUES_MAX; q++)
+		fuzz->ring[q].honest = false;
 	switch (take8(script) % 10) {
 	case 0:
 		desc->next = (uint16_t)take(script, 2);
@@ -196,8 +197,8 @@ static uint32_t make_parts(struct fuzz *fuzz, uint32_t queue,
 	return count;
 }
 
-static void link_parts(struct fuzz *fuzz, uint32_t queue, uint64_t table,
-		       uint32_t first, struct desc *parts, uint32_t count)
+static void link_parts(struct fuzz *fuzz, uint64_t table, uint32_t first,
+		       struct desc *parts, uint32_t count)
 {
 	uint8_t twist = take8(&fuzz->script);
 
@@ -207,7 +208,7 @@ static void link_parts(struct fuzz *fuzz, uint32_t queue, uint64_t table,
 			parts[i].next = (uint16_t)(first + i + 1);
 		}
 		if (twist >= 0xe0 && twist % count == i)
-			flip(fuzz, queue, first + i, &parts[i]);
+			flip(fuzz, first + i, &parts[i]);
 		put_desc(&fuzz->mem, table, first + i, parts[i]);
 	}
 }
@@ -234,11 +235,11 @@ static void add_chain(struct fuzz *fuzz, uint32_t queue)
 
 		if (head >= 16)
 			return;
-		link_parts(fuzz, queue, table, 0, parts, count);
+		link_parts(fuzz, table, 0, parts, count);
 		put_desc(&fuzz->mem, RING(queue), head,
 			 (struct desc){table, count * 16, INDIRECT, 0});
 	} else {
-		link_parts(fuzz, queue, RING(queue), head, parts, count);
+		link_parts(fuzz, RING(queue), head, parts, count);
 	}
 	for (uint32_t i = 0; i < wanted; i++)
 		ring->owner[head + i] = (uint16_t)(head + 1);
